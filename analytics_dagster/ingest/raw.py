@@ -1,0 +1,103 @@
+"""Raw: the deterministic deduplication of landing, a day at a time. Materializing any day at any time gives the same rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analytics_dagster.lake.compute import connect, identifier
+from analytics_dagster.lake.lake import TenantLake
+from analytics_dagster.lake.schemas import TableSchema, landing
+
+if TYPE_CHECKING:
+    from analytics_dagster.lake.database import Database
+
+
+@dataclass(frozen=True)
+class StaleDays:
+    """Days of one table that have arrivals which no publication contains; `newest` is the arrivals' newest id."""
+
+    tenant: str
+    table: str
+    days: tuple[dt.date, ...]
+    newest: int
+
+
+def build_raw_days(tenant: TenantLake, table: TableSchema, first: dt.date, last: dt.date, database: Database) -> int:
+    """Rebuild the days `first` to `last` of `table` in one commit. Returns the newest arrival note they contain."""
+    source = tenant.table(landing(table))
+    with source.lock():
+        newest = newest_note(database, tenant.tenant, table.name)
+        rows = source.sql(first, last)
+    columns = ", ".join(identifier(c.name) for c in table.columns)
+    query = f"""
+        SELECT {columns} FROM {rows}
+        QUALIFY row_number() OVER (PARTITION BY {identifier(table.key)} ORDER BY arrived_at, arrival, arrival_row) = 1
+        ORDER BY ts
+    """
+    with connect() as connection:
+        tenant.table(table).overwrite_days(connection.sql(query).to_arrow_reader(65_536), first, last)
+    return newest
+
+
+def build_catalogue(tenant: TenantLake, table: TableSchema) -> None:
+    """Rebuild a catalogue table: the newest row of each key."""
+    source = tenant.table(landing(table))
+    columns = ", ".join(identifier(c.name) for c in table.columns)
+    query = f"""
+        SELECT {columns} FROM {source.sql()}
+        QUALIFY row_number() OVER (
+            PARTITION BY {identifier(table.key)} ORDER BY arrived_at DESC, arrival DESC, arrival_row DESC) = 1
+        ORDER BY {identifier(table.key)}
+    """
+    with connect() as connection:
+        tenant.table(table).overwrite(connection.sql(query).to_arrow_reader(65_536))
+
+
+def newest_note(database: Database, tenant: str, table: str) -> int:
+    """Newest id in `arrivals` for this table, 0 for none."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals
+
+    query = sa.select(sa.func.max(arrivals.c.id)).where(arrivals.c.tenant == tenant, arrivals.c.table_name == table)
+    with database.read() as connection:
+        return int(connection.execute(query).scalar() or 0)
+
+
+def stale_days(database: Database, tenants: tuple[str, ...] | None = None) -> list[StaleDays]:
+    """For each tenant and event table, the days that have arrivals newer than what `raw/<table>` published."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals, publications
+
+    noted = (
+        sa.select(arrivals.c.tenant, arrivals.c.table_name, arrivals.c.day, sa.func.max(arrivals.c.id).label("newest"))
+        .where(arrivals.c.day.is_not(None))
+        .group_by(arrivals.c.tenant, arrivals.c.table_name, arrivals.c.day)
+        .subquery()
+    )
+    published = publications.alias()
+    query = (
+        sa.select(noted)
+        .outerjoin(
+            published,
+            sa.and_(
+                published.c.tenant == noted.c.tenant,
+                published.c.asset == sa.literal("raw/") + noted.c.table_name,
+                published.c.day == noted.c.day,
+            ),
+        )
+        .where(sa.or_(published.c.day.is_(None), published.c.input_id < noted.c.newest))
+        .order_by(noted.c.tenant, noted.c.table_name, noted.c.day)
+    )
+    if tenants is not None:
+        query = query.where(noted.c.tenant.in_(tenants))
+    found: dict[tuple[str, str], tuple[list[dt.date], int]] = {}
+    with database.read() as connection:
+        for tenant, table, day, newest in connection.execute(query):
+            days, highest = found.get((tenant, table), ([], 0))
+            days.append(day)
+            found[tenant, table] = (days, max(highest, newest))
+    return [StaleDays(tenant, table, tuple(days), newest) for (tenant, table), (days, newest) in found.items()]

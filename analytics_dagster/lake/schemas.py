@@ -1,0 +1,314 @@
+"""The columns of every event and catalogue table, in one place, with the descriptions that the Dagster UI shows.
+
+`landing/<table>` holds the columns of `raw/<table>` plus where they came from (`ARRIVAL_COLUMNS`). Metric series are
+not here: their columns follow from the declarations (`metrics/`). Money, durations and latencies are int64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+class Layer(StrEnum):
+    LANDING = "landing"
+    RAW = "raw"
+    AGGREGATES = "aggregates"
+    QUALITY = "quality"
+    MODELS = "models"
+    FORECASTS = "forecasts"
+    INSIGHTS = "insights"
+
+
+class PartitionBy(StrEnum):
+    """How a Delta table is laid out; the partition column is derived from `ts`."""
+
+    DAY = "day"
+    MONTH = "month"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: pa.DataType
+    description: str
+    required: bool = False
+    """A row without it is refused at import. Not a Delta constraint: a broken client's nulls must be able to land."""
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """One table of every tenant. `key` identifies a row: of several arrivals with one key the first is kept."""
+
+    layer: Layer
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    key: str
+    partition_by: PartitionBy
+    time: str | None = "ts"
+    personal: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def path(self) -> str:
+        """`raw/plays`: the Dagster asset key and the folder below the tenant's root."""
+        return f"{self.layer}/{self.name}"
+
+    @property
+    def arrow(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.type, metadata={"comment": c.description}) for c in self.columns])
+
+    def column(self, name: str) -> Column:
+        return next(c for c in self.columns if c.name == name)
+
+
+_S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+ARRIVAL_COLUMNS = (
+    Column("arrival", _S, "The import, simulation or log segment that brought the row.", required=True),
+    Column("arrived_at", TIMESTAMP, "When the row was stored (UTC).", required=True),
+    Column("arrival_row", _I, "Position of the row within its arrival.", required=True),
+)
+
+PLAYS = TableSchema(
+    Layer.RAW,
+    "plays",
+    "One play of one track, whoever reported it.",
+    (
+        Column("play_id", _S, "Identity of the play; equal plays of one source have equal ids.", required=True),
+        Column("ts", TIMESTAMP, "When the play began (UTC).", required=True),
+        Column("listener_id", _S, "Who listened; empty where the source names nobody (a radio log)."),
+        Column("track_id", _S, "Track: the source's id, else a hash of artist and title."),
+        Column("track", _S, "Title as the source wrote it."),
+        Column("artist_id", _S, "Artist: the source's id, else a hash of the name."),
+        Column("artist", _S, "Artist as the source wrote it."),
+        Column("album", _S, "Release as the source wrote it."),
+        Column("ms_played", _I, "Milliseconds listened; empty where the source does not say."),
+        Column("track_ms", _I, "Length of the track in milliseconds; empty where unknown."),
+        Column("source", _S, "Where in the product the play started: playlist, search, library, artist, radio, ..."),
+        Column("playlist_id", _S, "The playlist it came from, if one."),
+        Column("country", _S, "Country of the listener at that time, ISO 3166-1 alpha-2."),
+        Column("tier", _S, "premium or free at that time."),
+        Column("device", _S, "Kind of device or platform."),
+        Column("end_reason", _S, "Why the play ended: trackdone, fwdbtn, backbtn, logout, ..."),
+        Column("skipped", _B, "The source's own mark that the listener skipped."),
+        Column("offline", _B, "Played without a connection and reported later."),
+        Column("session_id", _S, "The source's session, if it has one."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="play_id",
+    partition_by=PartitionBy.DAY,
+    personal=frozenset({"listener_id"}),
+)
+
+METRICS = TableSchema(
+    Layer.RAW,
+    "metrics",
+    "Points that clients recorded under names of their own.",
+    (
+        Column("point_id", _S, "Identity of the point.", required=True),
+        Column("ts", TIMESTAMP, "Time of the point (UTC).", required=True),
+        Column("name", _S, "Metric name.", required=True),
+        Column("type", _S, "gauge, counter, histogram or timer.", required=True),
+        Column("value", _F, "The value."),
+        Column("labels", _S, "Labels as canonical JSON (sorted keys)."),
+    ),
+    key="point_id",
+    partition_by=PartitionBy.DAY,
+)
+
+SUBSCRIPTIONS = TableSchema(
+    Layer.RAW,
+    "subscriptions",
+    "What happened to subscriptions: starts, upgrades, renewals, cancellations, with money.",
+    (
+        Column("event_id", _S, "Identity of the event.", required=True),
+        Column("ts", TIMESTAMP, "When it happened (UTC).", required=True),
+        Column("listener_id", _S, "Whose subscription.", required=True),
+        Column("event", _S, "signup, trial, upgrade, renewal, downgrade, cancel or reactivate.", required=True),
+        Column("from_tier", _S, "Tier before."),
+        Column("to_tier", _S, "Tier after."),
+        Column("amount_minor", _I, "Money paid, in minor units (cents) of the currency; empty for none."),
+        Column("currency", _S, "ISO 4217 code."),
+        Column("country", _S, "Country of the listener, ISO 3166-1 alpha-2."),
+        Column("channel", _S, "Sales channel: web, ios, android, partner, ..."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="event_id",
+    partition_by=PartitionBy.DAY,
+    personal=frozenset({"listener_id"}),
+)
+
+AD_IMPRESSIONS = TableSchema(
+    Layer.RAW,
+    "ad_impressions",
+    "One request for an advertisement, filled or not.",
+    (
+        Column("event_id", _S, "Identity of the request.", required=True),
+        Column("ts", TIMESTAMP, "When it happened (UTC).", required=True),
+        Column("listener_id", _S, "Who would have seen or heard it."),
+        Column("filled", _B, "An advertisement was delivered.", required=True),
+        Column("revenue_micros", _I, "Earned, in millionths of the currency; 0 when not filled."),
+        Column("currency", _S, "ISO 4217 code."),
+        Column("country", _S, "Country of the listener, ISO 3166-1 alpha-2."),
+        Column("ad_format", _S, "audio, display or video."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="event_id",
+    partition_by=PartitionBy.DAY,
+    personal=frozenset({"listener_id"}),
+)
+
+API_REQUESTS = TableSchema(
+    Layer.RAW,
+    "api_requests",
+    "One request to the service's own API.",
+    (
+        Column("request_id", _S, "Identity of the request.", required=True),
+        Column("ts", TIMESTAMP, "When it came in (UTC).", required=True),
+        Column("listener_id", _S, "Who asked, where known."),
+        Column("endpoint", _S, "Route template or page, never with ids in it.", required=True),
+        Column("method", _S, "HTTP method."),
+        Column("status", _I, "HTTP status."),
+        Column("latency_us", _I, "Microseconds until the answer; empty where not measured."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="request_id",
+    partition_by=PartitionBy.DAY,
+    personal=frozenset({"listener_id"}),
+)
+
+SYSTEM_SAMPLES = TableSchema(
+    Layer.RAW,
+    "system_samples",
+    "One sample of one machine's load.",
+    (
+        Column("sample_id", _S, "Identity of the sample.", required=True),
+        Column("ts", TIMESTAMP, "When it was taken (UTC).", required=True),
+        Column("host", _S, "Machine.", required=True),
+        Column("cpu_percent", _F, "Processor use, 0 to 100."),
+        Column("memory_percent", _F, "Memory use, 0 to 100."),
+        Column("disk_percent", _F, "Disk use, 0 to 100."),
+        Column("network_bytes", _I, "Bytes sent and received since the sample before."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="sample_id",
+    partition_by=PartitionBy.DAY,
+)
+
+USERS = TableSchema(
+    Layer.RAW,
+    "users",
+    "Listeners as last described by their source.",
+    (
+        Column("user_id", _S, "Listener.", required=True),
+        Column("gender", _S, "As stated by the listener."),
+        Column("age", _I, "Years, as stated."),
+        Column("country", _S, "Country as the source wrote it."),
+        Column("tier", _S, "premium or free."),
+        Column("registered", pa.date32(), "Day of registration."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="user_id",
+    partition_by=PartitionBy.NONE,
+    time=None,
+    personal=frozenset({"user_id", "gender", "age"}),
+)
+
+TRACKS = TableSchema(
+    Layer.RAW,
+    "tracks",
+    "Tracks as last described by their source.",
+    (
+        Column("track_id", _S, "Track.", required=True),
+        Column("title", _S, "Title."),
+        Column("artist_id", _S, "Artist."),
+        Column("artist", _S, "Artist's name."),
+        Column("album", _S, "Release."),
+        Column("duration_ms", _I, "Length in milliseconds."),
+        Column("released", pa.date32(), "Day of release."),
+        Column("isrc", _S, "International Standard Recording Code."),
+        Column("genre", _S, "Main genre."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="track_id",
+    partition_by=PartitionBy.NONE,
+    time=None,
+)
+
+ARTISTS = TableSchema(
+    Layer.RAW,
+    "artists",
+    "Artists as last described by their source.",
+    (
+        Column("artist_id", _S, "Artist.", required=True),
+        Column("name", _S, "Name."),
+        Column("country", _S, "Country, ISO 3166-1 alpha-2."),
+        Column("genre", _S, "Main genre."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="artist_id",
+    partition_by=PartitionBy.NONE,
+    time=None,
+)
+
+PLAYLISTS = TableSchema(
+    Layer.RAW,
+    "playlists",
+    "Playlists as last described by their source.",
+    (
+        Column("playlist_id", _S, "Playlist.", required=True),
+        Column("name", _S, "Name."),
+        Column("owner", _S, "Who keeps it: editorial, algorithmic or a user's id."),
+        Column("followers", _I, "Followers when described."),
+        Column("created", pa.date32(), "Day it was made."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="playlist_id",
+    partition_by=PartitionBy.NONE,
+    time=None,
+)
+
+QUARANTINE = TableSchema(
+    Layer.LANDING,
+    "quarantine",
+    "Records that could not be taken, with everything needed to see why and to send them again.",
+    (
+        Column("quarantine_id", _S, "Identity: the same record of the same file has the same id.", required=True),
+        Column("file", _S, "Name of the file.", required=True),
+        Column("line", _I, "Record's first line in the file, counted from 1.", required=True),
+        Column("field", _S, "Field that is wrong; empty when the record as a whole is."),
+        Column("reason", _S, "What is wrong and what would be right.", required=True),
+        Column("original", pa.binary(), "The record's bytes as they stand in the file.", required=True),
+        Column("format", _S, "Format it was read as.", required=True),
+        Column("arrival", _S, "The import that met it.", required=True),
+        Column("arrived_at", TIMESTAMP, "When it was set aside (UTC).", required=True),
+    ),
+    key="quarantine_id",
+    partition_by=PartitionBy.NONE,
+    time=None,
+)
+
+EVENT_TABLES = (PLAYS, METRICS, SUBSCRIPTIONS, AD_IMPRESSIONS, API_REQUESTS, SYSTEM_SAMPLES)
+CATALOGUE_TABLES = (USERS, TRACKS, ARTISTS, PLAYLISTS)
+RAW_TABLES = EVENT_TABLES + CATALOGUE_TABLES
+BY_NAME = {table.name: table for table in RAW_TABLES}
+
+
+def landing(raw: TableSchema) -> TableSchema:
+    """The append-only table of arrivals behind a raw one."""
+    return TableSchema(
+        Layer.LANDING,
+        raw.name,
+        f"Arrivals for {raw.path}, appended and never changed.",
+        raw.columns + ARRIVAL_COLUMNS,
+        key=raw.key,
+        partition_by=PartitionBy.NONE if raw.partition_by is PartitionBy.NONE else PartitionBy.MONTH,
+        time=raw.time,
+        personal=raw.personal,
+    )

@@ -1,0 +1,209 @@
+"""The tables of the operational database (SQLite or PostgreSQL), all in one place; `migrations/` follows them and a test
+holds the two together. What they mean is said by the rooms that own them. Times are aware UTC.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """Aware UTC datetimes on both databases (SQLite has no time zones): stored naive in UTC, returned aware."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}; times in the database are aware UTC")
+        return value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
+        return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("status", sa.String(16), nullable=False),  # active, suspended, removed
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("demo", sa.Boolean, nullable=False, default=False),  # simulated, and simulated on each day
+)
+
+# What arrived, by day: written in the same step as the landing commit, read to know which days are stale.
+arrivals = sa.Table(
+    "arrivals",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("arrival", sa.String(64), nullable=False),
+    sa.Column("tenant", sa.String(63), nullable=False),
+    sa.Column("table_name", sa.String(64), nullable=False),
+    sa.Column("day", sa.Date, nullable=True),  # null: a catalogue table, which has no days
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("arrived_at", UtcDateTime, nullable=False),
+    sa.Index("ix_arrivals_tenant_table_name_day", "tenant", "table_name", "day"),
+)
+
+# The truth about what is published. `input_id` is the newest arrivals.id that the figures contain.
+publications = sa.Table(
+    "publications",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("asset", sa.String(128), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),  # +1 each time the content changes
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # published, gated
+    sa.Column("failed_checks", sa.Text, nullable=False, default=""),  # names, comma separated
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("input_id", sa.BigInteger, nullable=False, default=0),
+    sa.Column("published_at", UtcDateTime, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),  # rises with every write; alerting's cursor
+    sa.Index("ix_publications_sequence", "sequence"),
+)
+
+sequences = sa.Table(
+    "sequences",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+# alerts/: one row per instance of a rule that is not inactive
+alert_instances = sa.Table(
+    "alert_instances",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("rule", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), primary_key=True),  # of the instance's labels
+    sa.Column("labels", sa.Text, nullable=False),  # canonical JSON, the series' labels (not the rule's own)
+    sa.Column("state", sa.String(16), nullable=False),  # pending, firing
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("value", sa.Float, nullable=True),
+    sa.Column("active_since", UtcDateTime, nullable=False),
+    sa.Column("fired_at", UtcDateTime, nullable=True),
+    sa.Column("keep_since", UtcDateTime, nullable=True),
+    sa.Column("last_seen", UtcDateTime, nullable=False),
+    sa.Column("missed", sa.Integer, nullable=False, default=0),  # evaluations in a row without a value
+    sa.Column("occurrence", sa.String(64), nullable=False),  # identity of this alert from firing to resolved
+    sa.Column("rule_version", sa.String(64), nullable=False),
+)
+
+alert_transitions = sa.Table(
+    "alert_transitions",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.String(63), nullable=False),
+    sa.Column("rule", sa.String(255), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("occurrence", sa.String(64), nullable=False),
+    sa.Column("from_state", sa.String(16), nullable=False),
+    sa.Column("to_state", sa.String(16), nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),  # event or evaluation time
+    sa.Column("recorded_at", UtcDateTime, nullable=False),
+    sa.Column("value", sa.Float, nullable=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Index("ix_alert_transitions_tenant_rule", "tenant", "rule"),
+)
+
+# How far each rule has been judged. Compare and set on (rule_version, judged_sequence) is what keeps two judges apart.
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("rule", sa.String(255), primary_key=True),
+    sa.Column("asset", sa.String(128), nullable=False),  # what the rule read when it was judged
+    sa.Column("rule_version", sa.String(64), nullable=False),
+    sa.Column("judged_sequence", sa.BigInteger, nullable=False),  # publications up to here are judged
+    sa.Column("judged_through", sa.Date, nullable=True),  # newest day that was judged
+    sa.Column("judged_at", UtcDateTime, nullable=False),
+    sa.Column("errors", sa.Integer, nullable=False, default=0),  # evaluations that failed in a row
+    sa.Column("last_error", sa.Text, nullable=True),
+)
+
+# How far any judge has seen a tenant's asset, with or without rules: no row means a first start on stored history.
+judged_assets = sa.Table(
+    "judged_assets",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("asset", sa.String(128), primary_key=True),
+    sa.Column("judged_sequence", sa.BigInteger, nullable=False),
+    sa.Column("judged_through", sa.Date, nullable=True),
+)
+
+# The content version of each tenant-day that was judged, so that publishing the same content again is nothing new.
+judged_days = sa.Table(
+    "judged_days",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("asset", sa.String(128), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("dedup_key", sa.String(255), nullable=False, unique=True),  # same on each try; told to the receiver
+    sa.Column("tenant", sa.String(63), nullable=False),
+    sa.Column("channel", sa.String(128), nullable=False),
+    sa.Column("rule", sa.String(255), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("occurrence", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # firing, resolved, correction, digest
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("urgent", sa.Boolean, nullable=False, default=False),  # passes cooldown and cap
+    sa.Column("payload", sa.Text, nullable=False),  # JSON: what every channel's message is made from
+    sa.Column("state", sa.String(16), nullable=False),  # due, sending, sent, failed, dropped
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("deferred", sa.Text, nullable=True),  # why a firing message waits: cooldown, cap
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("maybe_told", sa.Boolean, nullable=False, default=False),  # an attempt ended without an answer
+    sa.Column("claimed_by", sa.String(128), nullable=True),
+    sa.Column("claimed_until", UtcDateTime, nullable=True),
+    sa.Column("last_error", sa.Text, nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime, nullable=True),
+    sa.Index("ix_outbox_state_due_at", "state", "due_at"),
+    sa.Index("ix_outbox_occurrence_channel", "occurrence", "channel"),
+    sa.Index("ix_outbox_tenant_channel_sent_at", "tenant", "channel", "sent_at"),
+)
+
+# A channel that asked for a pause (HTTP 429) or refused for good (HTTP 410); `target` tells a changed address from the old one.
+channel_pauses = sa.Table(
+    "channel_pauses",
+    metadata,
+    sa.Column("channel", sa.String(128), primary_key=True),
+    sa.Column("target", sa.String(64), nullable=False),
+    sa.Column("paused_until", UtcDateTime, nullable=True),
+    sa.Column("gone", sa.Boolean, nullable=False, default=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+cursors = sa.Table(
+    "cursors",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)

@@ -1,0 +1,175 @@
+"""Every setting of the product, typed, read from the environment once by an entry point and then passed on.
+
+What does not belong here: anything a tenant or a rule declares (YAML), and secrets of channels (referenced from
+`alerting.yaml`). `docs/reference/settings.md` is generated from this class and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from analytics_dagster.errors import NotFoundError, SettingsError
+
+HOME_NAME = ".analytics"
+
+
+class Settings(BaseSettings):
+    """The environment of one installation. Field names are the environment variables in lower case."""
+
+    model_config = SettingsConfigDict(env_prefix="", case_sensitive=False, extra="ignore", frozen=True)
+
+    # where things are
+    analytics_home: Path = Field(Path(HOME_NAME), description="Folder that holds everything the embedded default keeps.")
+    analytics_database_url: SecretStr | None = Field(
+        None,
+        description="Operational state and Dagster's storage. Empty: SQLite in ANALYTICS_HOME. "
+        "PostgreSQL: postgresql://user:password@host:port/database.",
+    )
+    analytics_lake_root: str | None = Field(
+        None, description="Root of the Delta lake. Empty: ANALYTICS_HOME/lake. May be s3://, gs:// or abfss://."
+    )
+    analytics_rules: Path | None = Field(
+        None, description="Rule file. Empty: rules.yaml in ANALYTICS_HOME, else beside a home named .analytics."
+    )
+    analytics_alerting: Path | None = Field(
+        None, description="Channels and routing. Empty: alerting.yaml, looked for where rules.yaml is."
+    )
+    analytics_metrics: Path | None = Field(
+        None, description="Folder of further metric declarations (*.yaml), added to the built-in catalogue."
+    )
+    analytics_public_url: str = Field(
+        "http://127.0.0.1:3000", description="Address of the Dagster UI as people reach it; used for links in messages."
+    )
+    analytics_log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = Field(
+        "INFO", description="Least severe log line that is printed: DEBUG, INFO, WARNING or ERROR."
+    )
+
+    # data
+    analytics_first_day: date = Field(
+        date(2005, 1, 1), description="First daily partition (UTC). Older events are quarantined. Cannot move later."
+    )
+    analytics_allowed_lateness: int = Field(
+        86_400, ge=0, description="Seconds after a day's end during which its rows may still come before it is closed."
+    )
+    analytics_stream_seconds: int = Field(
+        30, ge=1, description="Seconds of listening that make a play a stream (policy spotify_30s)."
+    )
+
+    # cache (used by the server)
+    redis_host: str | None = Field(None, description="Redis server for the cache. Empty: cache in process.")
+    redis_port: int = Field(6379, ge=1, le=65_535, description="Port of the Redis server.")
+    redis_password: SecretStr | None = Field(None, description="Password of the Redis server.")
+    cache_ttl: int = Field(3_600, ge=0, description="Seconds that a cached answer may be served.")
+
+    # alerting
+    alert_evaluation_interval: int = Field(60, ge=1, description="Seconds between evaluations of live rules.")
+    alert_cooldown_period: int = Field(
+        900, ge=0, description="Seconds after a firing message during which the same alert is not sent to that channel again."
+    )
+    max_alerts_per_hour: int = Field(100, ge=1, description="Firing messages per tenant and channel in an hour; more are deferred.")
+    slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook that the default channel `slack` posts to.")
+    slack_bot_token: SecretStr | None = Field(None, description="Bot token (xoxb-...) for the default channel `slack`, with SLACK_CHANNEL.")
+    slack_channel: str | None = Field(None, description="Channel that a bot token posts to, for example #alerts.")
+    alert_webhook_url: SecretStr | None = Field(None, description="Address that the default channel `webhook` posts to.")
+    alert_webhook_secret: SecretStr | None = Field(
+        None, description="Secret (whsec_ and base64) that signs what `webhook` posts, after the Standard Webhooks specification."
+    )
+
+    # models
+    ml_model_retrain_frequency: int = Field(86_400, ge=1, description="Seconds after which a stored model is fitted again.")
+    anomaly_detection_threshold: float = Field(
+        0.1, gt=0, lt=0.5, description="Expected share of odd points: the contamination given to the Isolation Forest."
+    )
+    trend_forecast_horizon: int = Field(24, ge=1, le=1_000, description="Buckets (days or hours) that a forecast looks ahead.")
+
+    # work
+    metrics_buffer_size: int = Field(10_000, ge=1, description="Points that may wait for one commit of the ingest log.")
+    parallel_workers: int = Field(8, ge=1, le=256, description="Most threads or processes that one step may use.")
+
+    @field_validator("analytics_database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or value.get_secret_value().startswith(("postgresql://", "postgresql+psycopg2://", "sqlite:///")):
+            return value
+        raise ValueError("must begin with postgresql:// or sqlite:///")
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the operational database, with the driver named (SQLAlchemy 2.1 would take psycopg 3)."""
+        if self.analytics_database_url is None:
+            return f"sqlite:///{self.analytics_home / 'state.db'}"
+        return self.analytics_database_url.get_secret_value().replace("postgresql://", "postgresql+psycopg2://", 1)
+
+    @property
+    def lake_root(self) -> str:
+        return self.analytics_lake_root or str(self.analytics_home / "lake")
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.analytics_home / "dagster"
+
+    @property
+    def rules_path(self) -> Path:
+        return self.analytics_rules or self._beside_home("rules.yaml")
+
+    @property
+    def alerting_path(self) -> Path:
+        return self.analytics_alerting or self._beside_home("alerting.yaml")
+
+    def _beside_home(self, name: str) -> Path:
+        inside = self.analytics_home / name
+        if inside.exists() or self.analytics_home.name != HOME_NAME:
+            return inside
+        return self.analytics_home.parent / name
+
+    @classmethod
+    def from_environment(cls, home: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Read the environment. `home` (the command line's --home) wins over ANALYTICS_HOME, and that over the nearest
+        `.analytics` upward from the current folder.
+
+        Raises SettingsError naming the variable, its value and what is allowed.
+        """
+        set_values = {name: value for name, value in os.environ.items() if name.lower() in cls.model_fields and value == ""}
+        chosen = home or _home_from_environment() or nearest_home(Path.cwd()) or Path.cwd() / HOME_NAME
+        values = {**{name.lower(): cls.model_fields[name.lower()].default for name in set_values}, **(overrides or {})}
+        values["analytics_home"] = chosen.expanduser().absolute()
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingsError(_describe(error)) from None
+
+    def require_home(self) -> None:
+        """Raise NotFoundError unless the home exists. Verbs that only read call this instead of creating it."""
+        if not self.analytics_home.is_dir():
+            raise NotFoundError(
+                f"no installation at {self.analytics_home}; run `analytics up`, `analytics import` or `analytics simulate` "
+                "first, or name one with --home"
+            )
+
+
+def nearest_home(start: Path) -> Path | None:
+    """The nearest `.analytics` folder at or above `start`, as git finds its own."""
+    for folder in (start, *start.parents):
+        if (folder / HOME_NAME).is_dir():
+            return folder / HOME_NAME
+    return None
+
+
+def _home_from_environment() -> Path | None:
+    named = os.environ.get("ANALYTICS_HOME")
+    return Path(named) if named else None
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+    secret = any(word in name for word in ("PASSWORD", "TOKEN", "SECRET", "URL"))
+    value = "(hidden)" if secret else repr(first["input"])
+    return f"{name}={value} is not allowed: {first['msg']}; see docs/reference/settings.md"

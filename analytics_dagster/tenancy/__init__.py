@@ -1,0 +1,1 @@
+"""Who: the tenants of an installation."""
