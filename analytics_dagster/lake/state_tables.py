@@ -148,16 +148,7 @@ judged_assets = sa.Table(
     sa.Column("asset", sa.String(128), primary_key=True),
     sa.Column("judged_sequence", sa.BigInteger, nullable=False),
     sa.Column("judged_through", sa.Date, nullable=True),
-)
-
-# The content version of each tenant-day that was judged, so that publishing the same content again is nothing new.
-judged_days = sa.Table(
-    "judged_days",
-    metadata,
-    sa.Column("tenant", sa.String(63), primary_key=True),
-    sa.Column("asset", sa.String(128), primary_key=True),
-    sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("history_run", sa.String(64), nullable=True),  # the run whose days were taken as stored history; more of it may follow
 )
 
 outbox = sa.Table(

@@ -81,15 +81,8 @@ def upgrade() -> None:
         sa.Column("asset", sa.String(length=128), nullable=False),
         sa.Column("judged_sequence", sa.BigInteger(), nullable=False),
         sa.Column("judged_through", sa.Date(), nullable=True),
+        sa.Column("history_run", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("tenant", "asset", name=op.f("pk_judged_assets")),
-    )
-    op.create_table(
-        "judged_days",
-        sa.Column("tenant", sa.String(length=63), nullable=False),
-        sa.Column("asset", sa.String(length=128), nullable=False),
-        sa.Column("day", sa.Date(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("tenant", "asset", "day", name=op.f("pk_judged_days")),
     )
     op.create_table(
         "outbox",
