@@ -1,0 +1,1 @@
+"""What is measured: metrics declared once in YAML, compiled to aggregates and to queries."""

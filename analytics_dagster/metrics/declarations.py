@@ -1,0 +1,295 @@
+"""A catalogue of metrics in memory: what the YAML says, resolved and checked, and the tables that follow from it.
+
+A *family* is one source table with its dimensions and measures (MetricFlow calls it a semantic model). A *measure* is what
+is aggregated and kept as mergeable state; a *metric* is a figure computed from merged measures when it is asked for, so an
+average is never averaged. Reading and checking the files is `load.py`; SQL is `compile.py` and `query.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from analytics_dagster.errors import NotFoundError
+from analytics_dagster.lake.schemas import TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+
+if TYPE_CHECKING:
+    from analytics_dagster.metrics.compile import FamilyQueries
+
+
+class Grain(StrEnum):
+    """Length of a bucket. Hours and days are stored; weeks (ISO, from Monday) and months are merged from days."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+STORED_GRAINS = (Grain.HOUR, Grain.DAY)
+
+
+class Aggregation(StrEnum):
+    """How a measure is built and merged. Named as in MetricFlow; `last` is ours."""
+
+    COUNT = "count"
+    SUM = "sum"
+    SUM_BOOLEAN = "sum_boolean"
+    AVERAGE = "average"
+    MIN = "min"
+    MAX = "max"
+    LAST = "last"
+    COUNT_DISTINCT = "count_distinct"
+    PERCENTILE = "percentile"
+
+
+class Direction(StrEnum):
+    """Which movement of a metric is bad news."""
+
+    UP_IS_BAD = "up_is_bad"
+    DOWN_IS_BAD = "down_is_bad"
+    NEUTRAL = "neutral"
+
+
+class TimeAxis(StrEnum):
+    """Whether a rule on the metric is judged on materialized buckets or on live values."""
+
+    EVENT = "event"
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where something was declared."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What a row is about (a listener, a play), and the SQL of its key."""
+
+    name: str
+    type: str
+    expr: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """What figures can be split and filtered by. `expr` is SQL over the source table; its type is always text."""
+
+    name: str
+    expr: str
+    description: str
+
+
+@dataclass(frozen=True)
+class StateColumn:
+    """One column of a family's tables that holds (part of) a measure's mergeable state."""
+
+    name: str
+    type: pa.DataType
+    description: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is aggregated from source rows. `columns` hold its state, in the order that `states.py` fixes.
+
+    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies).
+    """
+
+    name: str
+    aggregation: Aggregation
+    expr: str
+    description: str
+    columns: tuple[StateColumn, ...]
+    apart_by: str | None
+    origin: Origin
+
+    @property
+    def integer(self) -> bool:
+        """Whether its figure is always a whole number."""
+        if self.aggregation in (Aggregation.COUNT, Aggregation.SUM_BOOLEAN, Aggregation.COUNT_DISTINCT):
+            return True
+        whole = self.aggregation in (Aggregation.SUM, Aggregation.MIN, Aggregation.MAX, Aggregation.LAST)
+        return whole and pa.types.is_integer(self.columns[0].type)
+
+
+@dataclass(frozen=True)
+class MeasureFigure:
+    """Formula leaf: the figure of one merged measure; `percentile` between 0 and 1 for a distribution."""
+
+    measure: str
+    percentile: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Formula: one figure divided by another; no value where the denominator is 0."""
+
+    numerator: Formula
+    denominator: Formula
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Formula: SQL arithmetic over other figures, each named in `inputs`."""
+
+    expr: str
+    inputs: tuple[tuple[str, Formula], ...]
+
+
+Formula = MeasureFigure | Ratio | Derived
+
+
+def leaves(formula: Formula) -> Iterator[MeasureFigure]:
+    """All measures that a formula reads, in reading order, repeats included."""
+    match formula:
+        case MeasureFigure():
+            yield formula
+        case Ratio(numerator, denominator):
+            yield from leaves(numerator)
+            yield from leaves(denominator)
+        case Derived(_, inputs):
+            for _, inner in inputs:
+                yield from leaves(inner)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure with a name. `kpi` metrics are forecast, watched for anomalies and pictured without being asked for.
+
+    `apart_by` are dimensions that a query must split by, or pin to one value, where more than one value is present.
+    """
+
+    name: str
+    family: str
+    formula: Formula
+    description: str
+    unit: str
+    direction: Direction
+    owner: str
+    synonyms: tuple[str, ...]
+    time: TimeAxis
+    kpi: bool
+    integer: bool
+    apart_by: tuple[str, ...]
+    origin: Origin
+
+    @property
+    def type(self) -> str:
+        """MetricFlow's name for its kind: simple, ratio or derived."""
+        match self.formula:
+            case MeasureFigure():
+                return "simple"
+            case Ratio():
+                return "ratio"
+            case Derived():
+                return "derived"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One source table, what can be measured over it, and the aggregate tables that hold the measures."""
+
+    name: str
+    description: str
+    source: str
+    owner: str
+    entities: tuple[Entity, ...]
+    dimensions: tuple[Dimension, ...]
+    measures: tuple[Measure, ...]
+    metrics: tuple[Metric, ...]
+    origin: Origin
+
+    @property
+    def asset(self) -> str:
+        """`aggregates/listening`: the Dagster asset and the name in `publications`."""
+        return f"{Layer.AGGREGATES}/{self.name}"
+
+    def measure(self, name: str) -> Measure:
+        return next(m for m in self.measures if m.name == name)
+
+    def table(self, grain: Grain | str) -> TableSchema:
+        """The stored table of a grain: `ts` (start of the bucket), the dimensions, the state of every measure.
+
+        One row per bucket and combination of dimension values that occurred. Only hour and day are stored.
+        """
+        stored = Grain(grain)
+        if stored not in STORED_GRAINS:
+            raise ValueError(f"no table of grain {stored}: weeks and months are merged from days")
+        columns = (
+            Column("ts", TIMESTAMP, f"Start of the {stored} (UTC, event time).", required=True),
+            *(Column(d.name, pa.string(), d.description) for d in self.dimensions),
+            *(Column(s.name, s.type, s.description) for m in self.measures for s in m.columns),
+        )
+        return TableSchema(
+            Layer.AGGREGATES,
+            f"{self.name}_{stored}",
+            f"{self.description} Mergeable state by {stored} and dimensions; metrics are computed from it when asked for.",
+            columns,
+            key="ts",
+            partition_by=PartitionBy.MONTH,
+        )
+
+    @cached_property
+    def queries(self) -> FamilyQueries:
+        """The family's SQL, compiled at first use and kept with this object."""
+        from analytics_dagster.metrics.compile import compile_family
+
+        return compile_family(self)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All declared families and metrics."""
+
+    families: tuple[Family, ...]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(m for f in self.families for m in f.metrics)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Metric]:
+        synonyms = {s: m for m in self.metrics for s in m.synonyms}
+        return synonyms | {m.name: m for m in self.metrics}
+
+    def find(self, name: str) -> Metric | None:
+        """The metric of this name or synonym, or None."""
+        return self._by_name.get(name)
+
+    def metric(self, name: str) -> Metric:
+        """The metric of this name or synonym. Raises NotFoundError with the nearest names."""
+        found = self.find(name)
+        if found is None:
+            raise NotFoundError(f"no metric {name!r}{did_you_mean(name, self._by_name)}; `analytics metrics list` shows all")
+        return found
+
+    def family(self, name: str) -> Family:
+        """Raises NotFoundError with the nearest names."""
+        for family in self.families:
+            if family.name == name:
+                return family
+        raise NotFoundError(f"no metric family {name!r}{did_you_mean(name, [f.name for f in self.families])}")
+
+    def family_of(self, metric: Metric) -> Family:
+        return self.family(metric.family)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'plays'?` or nothing, to be put behind what was not found."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -1,0 +1,65 @@
+"""YAML with line numbers: a file as plain data, and the line on which each key or item of it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analytics_dagster.errors import DeclarationError
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML file. `lines` maps a path of keys and indexes to a line, counted from 1."""
+
+    file: str
+    data: Any
+    lines: dict[Location, int]
+
+    def line(self, location: Sequence[str | int]) -> int:
+        """Line of the deepest part of `location` that the file has. Parts it does not have are passed over."""
+        known: Location = ()
+        for part in location:
+            if (*known, part) in self.lines:
+                known = (*known, part)
+        return self.lines.get(known, 1)
+
+
+def read_document(path: Path) -> Document:
+    """Read a file. Raises DeclarationError naming file and line when it is not UTF-8 YAML with unique keys."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DeclarationError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DeclarationError(f"{path}:1: cannot be read as YAML: {error}") from None
+    lines: dict[Location, int] = {}
+    data = None if node is None else _plain(node, (), lines, path)
+    return Document(str(path), data, lines)
+
+
+def _plain(node: yaml.Node, at: Location, lines: dict[Location, int], path: Path) -> Any:
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*at, index), lines, path) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in data:
+                first = lines[(*at, key)]
+                raise DeclarationError(f"{path}:{line}: the key {key!r} stands here and on line {first}; keep one")
+            lines[(*at, key)] = line
+            data[key] = _plain(value_node, (*at, key), lines, path)
+        return data
+    try:
+        return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError) as error:
+        raise DeclarationError(f"{path}:{node.start_mark.line + 1}: {node.value!r} cannot be read: {error}") from None

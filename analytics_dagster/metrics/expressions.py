@@ -1,0 +1,150 @@
+"""SQL snippets in declarations: parsed and checked when they are loaded, so that a wrong one names its line, not a run.
+
+MetricFlow's `expr` is SQL, and sqlglot is what ibis itself makes SQL with. An ibis expression would have to be made from the
+snippet by sqlglot first (`ibis.expr.sql` takes only a small part of SQL), costs 0.7 s of import, and is then turned
+into a sqlglot tree again. So the tree is kept: it is checked against the source's columns and types here, and written as
+DuckDB's SQL, or as Spark's by naming that dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from analytics_dagster.lake.schemas import TableSchema
+from analytics_dagster.metrics.declarations import did_you_mean
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+PARAMETERS = ("stream_ms",)
+"""What a snippet may name with a dollar sign: `$stream_ms`, the counting policy's threshold in milliseconds."""
+
+
+class ExpressionError(ValueError):
+    """What is wrong with a snippet, without its place; the loader adds file and line."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A checked scalar expression: its SQL, its type and the columns that it reads."""
+
+    sql: str
+    type: pa.DataType
+    columns: tuple[str, ...]
+
+
+def scalar(text: str, source: TableSchema, dialect: str = "duckdb") -> Snippet:
+    """Check a snippet over one row of `source` and write it in a dialect, every identifier quoted.
+
+    Raises ExpressionError for anything but one deterministic scalar expression over known columns, functions and parameters.
+    """
+    types = {c.name: _SQL_TYPES[c.type] for c in source.columns}
+    tree = _parse(text)
+    _refuse(tree, text)
+    columns = _columns(tree, types, f"{source.path}")
+    return Snippet(tree.sql(dialect, identify=True), _type_of(tree, types, text), columns)
+
+
+def arithmetic(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Check a derived metric's formula over `known` metrics and return those it names, in reading order, each once."""
+    tree = _parse(text)
+    _refuse(tree, text)
+    found = _columns(tree, dict.fromkeys(known, "DOUBLE"), "the catalogue")
+    if not found:
+        raise ExpressionError(f"{text!r} names no metric")
+    return found
+
+
+def substitute(text: str, values: dict[str, str]) -> str:
+    """The formula in DuckDB's SQL with each metric's name replaced by its SQL; a division by 0 gives no value."""
+    import sqlglot
+    from sqlglot import exp
+
+    root = exp.paren(_parse(text))
+    for division in list(root.find_all(exp.Div)):
+        divisor = exp.paren(division.expression.copy())
+        division.set("expression", exp.Nullif(this=divisor, expression=exp.Literal.number(0)))
+    for column in list(root.find_all(exp.Column)):
+        column.replace(exp.paren(sqlglot.parse_one(values[column.name], dialect="duckdb")))
+    return root.sql("duckdb", identify=True)
+
+
+def _parse(text: str) -> exp.Expression:
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    try:
+        trees = sqlglot.parse(text, dialect="duckdb")
+    except SqlglotError as error:
+        raise ExpressionError(f"{text!r} is not an SQL expression: {str(error).splitlines()[0]}") from None
+    if len(trees) != 1 or trees[0] is None:
+        raise ExpressionError(f"{text!r} is not one SQL expression")
+    return trees[0]
+
+
+def _refuse(tree: exp.Expression, text: str) -> None:
+    from sqlglot import exp
+
+    unstable = (exp.Rand, exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.Uuid)
+    for node in tree.walk():
+        if isinstance(node, exp.AggFunc | exp.Window):
+            raise ExpressionError(f"{text!r} aggregates; say how with `agg` and give the value of one row here")
+        if isinstance(node, exp.Anonymous):
+            raise ExpressionError(f"{text!r} calls {node.name}(), which is not a function that DuckDB and Spark share")
+        if isinstance(node, unstable):
+            raise ExpressionError(f"{text!r} calls {node.sql('duckdb')}: equal rows must give equal figures")
+        if isinstance(node, exp.Placeholder) and node.name not in PARAMETERS:
+            known = ", ".join("$" + p for p in PARAMETERS)
+            raise ExpressionError(f"{text!r} names the parameter {node.name!r}; known: {known}")
+        if isinstance(node, exp.Query | exp.DDL | exp.DML | exp.Command | exp.Star | exp.Parameter | exp.Block):
+            raise ExpressionError(f"{text!r} is not a scalar SQL expression")
+
+
+def _columns(tree: exp.Expression, known: dict[str, str], where: str) -> tuple[str, ...]:
+    from sqlglot import exp
+
+    found: dict[str, None] = {}
+    for column in tree.find_all(exp.Column, bfs=False):
+        if column.table:
+            raise ExpressionError(f"{column.sql('duckdb')!r}: columns are named without a table")
+        if column.name not in known:
+            raise ExpressionError(f"no {column.name!r} in {where}{did_you_mean(column.name, known)}")
+        found[column.name] = None
+    return tuple(found)
+
+
+def _type_of(tree: exp.Expression, types: dict[str, str], text: str) -> pa.DataType:
+    from sqlglot import exp
+    from sqlglot.optimizer.annotate_types import annotate_types
+
+    placed = tree.copy()
+    for column in placed.find_all(exp.Column):
+        column.set("table", exp.to_identifier("source"))
+    for parameter in list(placed.find_all(exp.Placeholder)):
+        parameter.replace(exp.cast(exp.Literal.number(0), "BIGINT"))
+    query = annotate_types(exp.select(placed.as_("value")).from_("source"), schema={"source": types}, dialect="duckdb")
+    kind = query.selects[0].type
+    groups: list[tuple[set[exp.DType], pa.DataType]] = [
+        (exp.DataType.INTEGER_TYPES, pa.int64()),
+        (exp.DataType.REAL_TYPES, pa.float64()),
+        ({exp.DType.BOOLEAN}, pa.bool_()),
+        (exp.DataType.TEXT_TYPES, pa.string()),
+    ]
+    for group, arrow in groups:
+        if kind is not None and kind.is_type(*group):
+            return arrow
+    raise ExpressionError(f"the type of {text!r} cannot be told; wrap it in CAST(... AS BIGINT), DOUBLE, BOOLEAN or VARCHAR")
+
+
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.date32(): "DATE",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+}

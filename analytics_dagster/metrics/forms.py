@@ -1,0 +1,122 @@
+"""The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
+
+A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, ratio,
+derived). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's `unit`, `direction`, `synonyms`, `time`,
+`kpi`; the aggregation `last`; and a `percentile` beside the measure, so that several quantiles share one distribution.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from analytics_dagster.metrics.declarations import Aggregation, Direction, TimeAxis
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EntityForm(_Form):
+    name: Name
+    type: Literal["primary", "unique", "foreign", "natural"]
+    expr: Text | None = None
+    description: Text
+
+
+class DimensionForm(_Form):
+    name: Name
+    type: Literal["categorical"] = "categorical"
+    expr: Text | None = None
+    description: Text
+
+
+class NonAdditiveForm(_Form):
+    name: Name
+
+
+class MeasureForm(_Form):
+    name: Name
+    agg: Aggregation
+    expr: Annotated[Text, Field(coerce_numbers_to_str=True)] | None = None
+    description: Text
+    non_additive_dimension: NonAdditiveForm | None = None
+
+
+class DefaultsForm(_Form):
+    agg_time_dimension: Literal["ts"] = "ts"
+
+
+class SemanticModelForm(_Form):
+    name: Name
+    description: Text
+    model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
+    owner: Text
+    defaults: DefaultsForm = DefaultsForm()
+    entities: tuple[EntityForm, ...] = ()
+    dimensions: tuple[DimensionForm, ...] = ()
+    measures: Annotated[tuple[MeasureForm, ...], Field(min_length=1)]
+
+
+class SimpleParams(_Form):
+    measure: Name
+    percentile: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class RatioParams(_Form):
+    numerator: Name
+    denominator: Name
+
+
+class DerivedParams(_Form):
+    expr: Text
+    metrics: tuple[Name, ...] | None = None
+
+
+class _MetricForm(_Form):
+    name: Name
+    description: Text
+    unit: Text
+    direction: Direction
+    owner: Text | None = None
+    synonyms: tuple[Name, ...] = ()
+    time: TimeAxis = TimeAxis.EVENT
+    kpi: bool = False
+
+
+class SimpleForm(_MetricForm):
+    type: Literal["simple"]
+    type_params: SimpleParams
+
+
+class RatioForm(_MetricForm):
+    type: Literal["ratio"]
+    type_params: RatioParams
+
+
+class DerivedForm(_MetricForm):
+    type: Literal["derived"]
+    type_params: DerivedParams
+
+
+MetricForm = Annotated[SimpleForm | RatioForm | DerivedForm, Field(discriminator="type")]
+
+
+class FileForm(_Form):
+    semantic_models: tuple[SemanticModelForm, ...] = ()
+    metrics: tuple[MetricForm, ...] = ()
+
+
+KEYS = frozenset(
+    key
+    for form in (
+        FileForm, SemanticModelForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
+        SimpleForm, SimpleParams, RatioParams, DerivedParams,
+    )
+    for key in form.model_fields
+)  # fmt: skip
+"""Every key that some part of a file may have, to name the nearest one for a misspelt key."""

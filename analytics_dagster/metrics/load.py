@@ -1,0 +1,290 @@
+"""From YAML files to a checked `Catalogue`: everything that can be wrong is found here, with file, line and remedy.
+
+The built-in catalogue is the folder `catalogue/` beside this module; `ANALYTICS_METRICS` names a folder with more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from analytics_dagster.errors import DeclarationError
+from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, TableSchema
+from analytics_dagster.metrics import forms
+from analytics_dagster.metrics.declarations import (
+    Aggregation,
+    Catalogue,
+    Derived,
+    Dimension,
+    Entity,
+    Family,
+    Formula,
+    Measure,
+    MeasureFigure,
+    Metric,
+    Origin,
+    Ratio,
+    did_you_mean,
+    leaves,
+)
+from analytics_dagster.metrics.documents import Document, Location, read_document
+from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
+from analytics_dagster.metrics.states import state_columns
+
+BUILT_IN = Path(__file__).parent / "catalogue"
+RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity"})
+"""Names that a dimension may not have: columns of answers, and labels that alerts set themselves."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """One file: its form and where each part of it stands."""
+
+    document: Document
+    form: forms.FileForm
+
+    def origin(self, *location: str | int) -> Origin:
+        return Origin(self.document.file, self.document.line(location))
+
+
+def load_catalogue(extra: Path | None = None) -> Catalogue:
+    """The built-in catalogue, and the declarations (*.yaml, *.yml) of the folder `extra` beside it.
+
+    Raises DeclarationError naming file and line: a bad shape, an unknown column, metric or measure, a name taken twice.
+    """
+    files = [_read(path) for path in sorted(BUILT_IN.glob("*.yaml"))]
+    if extra is not None:
+        if not extra.is_dir():
+            raise DeclarationError(f"ANALYTICS_METRICS={extra} is not a folder; name one with metric declarations (*.yaml)")
+        files += [_read(path) for path in sorted(p for p in extra.iterdir() if p.suffix in (".yaml", ".yml"))]
+    return _Resolver(files).catalogue()
+
+
+def _read(path: Path) -> _Declared:
+    document = read_document(path)
+    try:
+        return _Declared(document, forms.FileForm.model_validate(document.data or {}))
+    except ValidationError as error:
+        raise DeclarationError(_describe(document, error)) from None
+
+
+def _describe(document: Document, error: ValidationError) -> str:
+    first = error.errors()[0]
+    location: Location = first["loc"]
+    key = str(location[-1]) if location else "file"
+    origin = f"{document.file}:{document.line(location)}"
+    value = "" if isinstance(first["input"], dict | list | None) else f" {first['input']!r}"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{origin}: unknown key {key!r}{did_you_mean(key, forms.KEYS)}; remove it or correct it"
+        case "missing":
+            return f"{origin}: {key!r} is missing"
+        case "string_pattern_mismatch" if "a-z0-9_" in str(first.get("ctx", {}).get("pattern")):
+            return f"{origin}: {key}{value} is not a name; write lower-case letters, digits and _, beginning with a letter"
+        case _:
+            return f"{origin}: {key}{value}: {first['msg']}"
+
+
+class _Resolver:
+    """Names to objects, over all files at once, so that a metric may come before what it is made of."""
+
+    def __init__(self, files: list[_Declared]) -> None:
+        self._files = files
+        self._measures: dict[str, tuple[str, Measure]] = {}
+        self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
+        self._formulas: dict[str, Formula] = {}
+
+    def catalogue(self) -> Catalogue:
+        families = self._families()
+        self._index_metrics()
+        metrics = [self._metric(declared, index, form) for declared, index, form in self._forms.values()]
+        return Catalogue(tuple(replace(f, metrics=tuple(m for m in metrics if m.family == f.name)) for f in families))
+
+    def _families(self) -> list[Family]:
+        taken: dict[str, Origin] = {}
+        families = []
+        for declared in self._files:
+            for index, model in enumerate(declared.form.semantic_models):
+                origin = declared.origin("semantic_models", index, "name")
+                _claim(taken, model.name, origin, "semantic model")
+                family = _family(declared, index, model)
+                for measure in family.measures:
+                    if measure.name in self._measures:
+                        raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
+                    self._measures[measure.name] = (family.name, measure)
+                families.append(family)
+        return families
+
+    def _index_metrics(self) -> None:
+        taken: dict[str, Origin] = {}
+        for declared in self._files:
+            for index, form in enumerate(declared.form.metrics):
+                _claim(taken, form.name, declared.origin("metrics", index, "name"), "metric")
+                self._forms[form.name] = (declared, index, form)
+        for declared, index, form in self._forms.values():
+            for n, synonym in enumerate(form.synonyms):
+                _claim(taken, synonym, declared.origin("metrics", index, "synonyms", n), "metric or synonym")
+
+    def _metric(self, declared: _Declared, index: int, form: forms.MetricForm) -> Metric:
+        formula = self._formula(form.name, ())
+        used = [self._measures[leaf.measure] for leaf in leaves(formula)]
+        origin = declared.origin("metrics", index, "name")
+        if len(of := sorted({family for family, _ in used})) > 1:
+            raise DeclarationError(
+                f"{origin}: metric {form.name!r} mixes the semantic models {' and '.join(of)}; a metric reads one table"
+            )
+        apart = dict.fromkeys(m.apart_by for _, m in used if m.apart_by)
+        owner = next(m.owner for d in self._files for m in d.form.semantic_models if m.name == of[0])
+        return Metric(
+            name=form.name,
+            family=of[0],
+            formula=formula,
+            description=form.description.strip(),
+            unit=form.unit,
+            direction=form.direction,
+            owner=form.owner or owner,
+            synonyms=form.synonyms,
+            time=form.time,
+            kpi=form.kpi,
+            integer=isinstance(formula, MeasureFigure) and used[0][1].integer,
+            apart_by=tuple(apart),
+            origin=origin,
+        )
+
+    def _formula(self, name: str, path: tuple[str, ...]) -> Formula:
+        """The formula of a metric; `path` are the metrics on the way to it, to find circles."""
+        if name in self._formulas:
+            return self._formulas[name]
+        declared, index, form = self._forms[name]
+        where = declared.origin("metrics", index, "type_params")
+        if name in path:
+            raise DeclarationError(f"{where}: metric {name!r} is made from itself: {' -> '.join((*path, name))}")
+        match form:
+            case forms.SimpleForm():
+                made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.RatioForm():
+                inner = (*path, name)
+                numerator = self._figure(form.type_params.numerator, inner, where)
+                made = Ratio(numerator, self._figure(form.type_params.denominator, inner, where))
+            case forms.DerivedForm():
+                made = self._derived(form, path, declared.origin("metrics", index, "type_params", "expr"))
+        self._formulas[name] = made
+        return made
+
+    def _simple(self, form: forms.SimpleForm, where: Origin) -> MeasureFigure:
+        params = form.type_params
+        if params.measure not in self._measures:
+            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
+        distribution = self._measures[params.measure][1].aggregation is Aggregation.PERCENTILE
+        if distribution and params.percentile is None:
+            raise DeclarationError(f"{where}: measure {params.measure!r} is a distribution; add percentile, for example 0.95")
+        if not distribution and params.percentile is not None:
+            raise DeclarationError(f"{where}: measure {params.measure!r} is no distribution; remove percentile, or use agg: percentile")
+        return MeasureFigure(params.measure, params.percentile)
+
+    def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
+        figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]
+        names = _at(where, lambda: arithmetic(form.type_params.expr, figures))
+        listed = form.type_params.metrics
+        if listed is not None and set(listed) != set(names):
+            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(listed)}")
+        return Derived(form.type_params.expr, tuple((n, self._figure(n, (*path, form.name), where)) for n in names))
+
+    def _figure(self, name: str, path: tuple[str, ...], where: Origin) -> Formula:
+        """A metric, else a measure of that name. A metric's own name within its formula means the measure."""
+        if name in self._forms and not (name == path[-1] and name in self._measures):
+            return self._formula(name, path)
+        if name not in self._measures:
+            known = [*self._forms, *self._measures]
+            raise DeclarationError(f"{where}: no metric or measure {name!r}{did_you_mean(name, known)}")
+        if self._measures[name][1].aggregation is Aggregation.PERCENTILE:
+            raise DeclarationError(f"{where}: {name!r} is a distribution; declare a simple metric with a percentile and name that")
+        return MeasureFigure(name)
+
+
+def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> Family:
+    at: tuple[str | int, ...] = ("semantic_models", index)
+    source = BY_NAME.get(model.model.removeprefix("raw/"))
+    if source is None or source not in EVENT_TABLES:
+        known = [t.path for t in EVENT_TABLES]
+        where = declared.origin(*at, "model")
+        raise DeclarationError(f"{where}: no event table {model.model!r}{did_you_mean(model.model, known)}; one of {', '.join(known)}")
+    taken: dict[str, Origin] = {}
+    entities = []
+    for n, entity in enumerate(model.entities):
+        snippet = _snippet(declared, (*at, "entities", n), entity.expr or entity.name, source)
+        entities.append(Entity(entity.name, entity.type, snippet.sql, entity.description.strip()))
+    dimensions = []
+    for n, dimension in enumerate(model.dimensions):
+        where = declared.origin(*at, "dimensions", n, "name")
+        if dimension.name in RESERVED:
+            raise DeclarationError(f"{where}: a dimension may not be called {dimension.name!r}; that name is taken in answers and alerts")
+        _claim(taken, dimension.name, where, "dimension")
+        snippet = _snippet(declared, (*at, "dimensions", n), dimension.expr or dimension.name, source)
+        sql = snippet.sql if pa.types.is_string(snippet.type) else f"CAST({snippet.sql} AS VARCHAR)"
+        dimensions.append(Dimension(dimension.name, sql, dimension.description.strip()))
+    measures = []
+    for n, form in enumerate(model.measures):
+        measure = _measure(declared, (*at, "measures", n), form, source, [d.name for d in dimensions])
+        for column in measure.columns:
+            _claim(taken, column.name, measure.origin, "column")
+        measures.append(measure)
+    return Family(
+        model.name, model.description.strip(), source.name, model.owner,
+        tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
+    )  # fmt: skip
+
+
+def _measure(
+    declared: _Declared, at: Location, form: forms.MeasureForm, source: TableSchema, dimensions: Iterable[str]
+) -> Measure:
+    where = declared.origin(*at, "expr")
+    snippet = _snippet(declared, at, form.expr or form.name, source)
+    if not _accepts(form.agg, snippet.type):
+        remedy = "give a condition" if form.agg is Aggregation.SUM_BOOLEAN else "give a number, or use count, sum_boolean or count_distinct"
+        raise DeclarationError(f"{where}: agg {form.agg} cannot take {form.expr or form.name!r}, which is {snippet.type}; {remedy}")
+    apart = form.non_additive_dimension.name if form.non_additive_dimension else None
+    if apart is not None and apart not in dimensions:
+        place = declared.origin(*at, "non_additive_dimension")
+        raise DeclarationError(f"{place}: no dimension {apart!r} in this semantic model{did_you_mean(apart, dimensions)}")
+    description = form.description.strip()
+    columns = state_columns(form.name, form.agg, snippet.type, description)
+    return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"))
+
+
+def _accepts(aggregation: Aggregation, kind: pa.DataType) -> bool:
+    match aggregation:
+        case Aggregation.COUNT | Aggregation.COUNT_DISTINCT:
+            return True
+        case Aggregation.SUM_BOOLEAN:
+            return bool(pa.types.is_boolean(kind))
+        case _:
+            return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _snippet(declared: _Declared, at: Location, text: str, source: TableSchema) -> Snippet:
+    return _at(declared.origin(*at, "expr"), lambda: scalar(text, source))
+
+
+def _at(where: Origin, check: Callable[[], T]) -> T:
+    try:
+        return check()
+    except ExpressionError as error:
+        raise DeclarationError(f"{where}: {error}") from None
+
+
+def _claim(taken: dict[str, Origin], name: str, origin: Origin, kind: str) -> None:
+    if name in taken:
+        raise _twice(kind, name, origin, taken[name])
+    taken[name] = origin
+
+
+def _twice(kind: str, name: str, here: Origin, there: Origin) -> DeclarationError:
+    return DeclarationError(f"{here}: the {kind} {name!r} is also declared in {there}; give one of them another name")

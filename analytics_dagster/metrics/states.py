@@ -1,0 +1,191 @@
+"""The algebra of measures: the state that each aggregation keeps, and DuckDB SQL that builds, merges and reads it.
+
+Everything else treats a state as opaque columns. Merging is associative and commutative and exact, so hours merge to days,
+days to months, and cells over dimensions, in any order, to what one pass over all rows would give:
+
+- counts and sums of integers are int64. Sums of fractions are DECIMAL(38,9), since the sum of doubles depends on the order
+  of rows. A fraction that is not finite, or not below 1e20 in size, is not measured by any aggregation of numbers.
+- distinct counts keep the sorted set of 63-bit hashes (from MD5: an engine's own hash may change between its versions).
+  Two of a million different ids share a hash with a chance of 5e-8.
+- distributions keep counts in buckets of equal relative width, as DDSketch does (Masson, Rim, Lee: DDSketch, VLDB 2019):
+  bucket i holds (g^(i-1), g^i] with g = (1 + a) / (1 - a), read as 2 g^i / (g + 1), at most a = 1 % off the exact
+  nearest-rank quantile. Values of 0 or less share one bucket, read as 0.
+- `last` keeps the newest time and its value (the greatest of the values at that time).
+
+A sketch may replace the exact sets later: `_build_distinct` and `_merge_distinct` are the only code that knows them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+
+from analytics_dagster.lake.compute import identifier as q
+from analytics_dagster.lake.schemas import TIMESTAMP
+from analytics_dagster.metrics.declarations import Aggregation, Measure, StateColumn
+
+RELATIVE_ERROR = 0.01
+GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+ZERO_BUCKET = -(2**31)
+EXACT_DECIMAL = pa.decimal128(38, 9)
+# Below it, a billion values cannot overflow DECIMAL(38,9), whose largest is just under 1e29.
+LARGEST_FRACTION = "1e20"
+
+HASHES = pa.list_(pa.int64())
+BUCKETS = pa.list_(pa.struct([pa.field("bucket", pa.int32()), pa.field("count", pa.int64())]))
+
+
+def state_columns(name: str, aggregation: Aggregation, value: pa.DataType, description: str) -> tuple[StateColumn, ...]:
+    """The columns of a measure whose expression has the Arrow type `value`."""
+    exact = pa.int64() if pa.types.is_integer(value) else EXACT_DECIMAL
+    match aggregation:
+        case Aggregation.COUNT | Aggregation.SUM_BOOLEAN:
+            return (StateColumn(name, pa.int64(), description),)
+        case Aggregation.SUM:
+            return (StateColumn(name, exact, description),)
+        case Aggregation.AVERAGE:
+            return (
+                StateColumn(f"{name}_sum", exact, f"{description} Sum of the values."),
+                StateColumn(f"{name}_count", pa.int64(), f"{description} Number of values."),
+            )
+        case Aggregation.MIN | Aggregation.MAX:
+            return (StateColumn(name, value, description),)
+        case Aggregation.LAST:
+            return (
+                StateColumn(f"{name}_at", TIMESTAMP, f"{description} Time of the newest value."),
+                StateColumn(name, value, description),
+            )
+        case Aggregation.COUNT_DISTINCT:
+            return (StateColumn(name, HASHES, f"{description} Sorted 63-bit hashes."),)
+        case Aggregation.PERCENTILE:
+            return (StateColumn(name, BUCKETS, f"{description} Counts by log bucket of relative error 1 %."),)
+
+
+def build(measure: Measure) -> list[str]:
+    """Aggregate expressions over source rows, one per state column."""
+    expr = f"({measure.expr})"
+    match measure.aggregation:
+        case Aggregation.COUNT:
+            return [f"count({expr})"]
+        case Aggregation.SUM_BOOLEAN:
+            return [f"count(CASE WHEN {expr} THEN 1 END)"]
+        case Aggregation.SUM:
+            return [_exact_sum(_exact(expr, measure.columns[0].type), measure.columns[0].type)]
+        case Aggregation.AVERAGE:
+            value = _exact(expr, measure.columns[0].type)
+            return [_exact_sum(value, measure.columns[0].type), f"count({value})"]
+        case Aggregation.MIN:
+            return [f"min({_measured(expr, measure.columns[0].type)})"]
+        case Aggregation.MAX:
+            return [f"max({_measured(expr, measure.columns[0].type)})"]
+        case Aggregation.LAST:
+            value = _measured(expr, measure.columns[1].type)
+            newest = f"max({{'at': ts, 'value': {value}}}) FILTER (WHERE {value} IS NOT NULL)"
+            return [f"({newest}).at", f"({newest}).value"]
+        case Aggregation.COUNT_DISTINCT:
+            return [_build_distinct(expr)]
+        case Aggregation.PERCENTILE:
+            return [_build_buckets(expr)]
+
+
+def merge(measure: Measure) -> list[str]:
+    """Aggregate expressions over state rows, one per state column. Distributions are merged by `merged_buckets` instead."""
+    columns = [q(c.name) for c in measure.columns]
+    match measure.aggregation:
+        case Aggregation.COUNT | Aggregation.SUM_BOOLEAN | Aggregation.SUM | Aggregation.AVERAGE:
+            return [_exact_sum(name, c.type) for name, c in zip(columns, measure.columns, strict=True)]
+        case Aggregation.MIN:
+            return [f"min({columns[0]})"]
+        case Aggregation.MAX:
+            return [f"max({columns[0]})"]
+        case Aggregation.LAST:
+            newest = f"max({{'at': {columns[0]}, 'value': {columns[1]}}}) FILTER (WHERE {columns[0]} IS NOT NULL)"
+            return [f"({newest}).at", f"({newest}).value"]
+        case Aggregation.COUNT_DISTINCT:
+            return [_merge_distinct(columns[0])]
+        case Aggregation.PERCENTILE:
+            raise ValueError(f"measure {measure.name}: distributions are merged by merged_buckets")
+
+
+def read(measure: Measure) -> str:
+    """SQL for the figure of a measure's merged state, as DOUBLE. Sets and distributions have `distinct_figures` and
+    `percentile_figures`, which spill to disk where lists would not.
+    """
+    first = q(measure.columns[0].name)
+    match measure.aggregation:
+        case Aggregation.AVERAGE:
+            return f"(CAST({first} AS DOUBLE) / nullif({q(measure.columns[1].name)}, 0))"
+        case Aggregation.LAST:
+            return f"CAST({q(measure.columns[1].name)} AS DOUBLE)"
+        case Aggregation.COUNT_DISTINCT | Aggregation.PERCENTILE:
+            raise ValueError(f"measure {measure.name}: its figure is read from its own relation")
+        case _:
+            return f"CAST({first} AS DOUBLE)"
+
+
+def merged_buckets(measure: Measure, keys: str, relation: str) -> str:
+    """A SELECT of `keys` (a list of columns) and the merged distribution under the state column's name."""
+    name = q(measure.columns[0].name)
+    return (
+        f"SELECT {keys}, list({{'bucket': bucket, 'count': n}} ORDER BY bucket) AS {name} "
+        f"FROM ({_bucket_counts(name, keys, relation)}) GROUP BY {keys}"
+    )
+
+
+def distinct_figures(measure: Measure, keys: str, relation: str, alias: str) -> str:
+    """A SELECT of `keys` and the distinct count under `alias`."""
+    values = f"SELECT DISTINCT {keys}, unnest({q(measure.columns[0].name)}) AS id_hash FROM {relation}"
+    return f"SELECT {keys}, CAST(count(*) AS DOUBLE) AS {q(alias)} FROM ({values}) GROUP BY {keys}"
+
+
+def percentile_figures(measure: Measure, percentile: float, keys: str, relation: str, alias: str) -> str:
+    """A SELECT of `keys` and the nearest-rank quantile under `alias`, within RELATIVE_ERROR."""
+    counts = _bucket_counts(q(measure.columns[0].name), keys, relation)
+    ranked = (
+        f"SELECT {keys}, bucket, sum(n) OVER (PARTITION BY {keys} ORDER BY bucket) AS up_to, "
+        f"sum(n) OVER (PARTITION BY {keys}) AS total FROM ({counts})"
+    )
+    reached = f"min(bucket) FILTER (WHERE up_to >= ceil({percentile!r} * total))"
+    middle = f"CASE WHEN {reached} = {ZERO_BUCKET} THEN 0.0 ELSE {2 / (GAMMA + 1)!r} * pow({GAMMA!r}, {reached}) END"
+    return f"SELECT {keys}, {middle} AS {q(alias)} FROM ({ranked}) GROUP BY {keys}"
+
+
+def _measured(expr: str, state: pa.DataType) -> str:
+    # NaN and infinity fail the comparison: in DuckDB, as in Spark, they are greater than every number.
+    return expr if pa.types.is_integer(state) else f"CASE WHEN abs({expr}) < {LARGEST_FRACTION} THEN {expr} END"
+
+
+def _exact(expr: str, state: pa.DataType) -> str:
+    if pa.types.is_integer(state):
+        return f"CAST({expr} AS BIGINT)"
+    return f"CASE WHEN abs({expr}) < {LARGEST_FRACTION} THEN CAST({expr} AS DECIMAL(38,9)) END"
+
+
+def _exact_sum(value: str, state: pa.DataType) -> str:
+    # DuckDB's sum of BIGINT is HUGEINT: casting back raises instead of wrapping round.
+    return f"CAST(sum({value}) AS {'BIGINT' if pa.types.is_integer(state) else 'DECIMAL(38,9)'})"
+
+
+def _build_distinct(expr: str) -> str:
+    hashed = f"CAST(md5_number_lower(CAST({expr} AS VARCHAR)) >> 1 AS BIGINT)"
+    return f"list_sort(list_distinct(list({hashed}) FILTER (WHERE {expr} IS NOT NULL)))"
+
+
+def _merge_distinct(state: str) -> str:
+    return f"list_sort(list_distinct(flatten(list({state}) FILTER (WHERE {state} IS NOT NULL))))"
+
+
+def _build_buckets(expr: str) -> str:
+    index = f"CAST(ceil(ln({expr}) / {math.log(GAMMA)!r}) AS INTEGER)"
+    bucket = f"CASE WHEN {expr} <= 0 THEN {ZERO_BUCKET} WHEN {expr} < {LARGEST_FRACTION} THEN {index} END"
+    entries = f"map_entries(histogram({bucket}))"
+    return f"list_transform({entries}, lambda e: {{'bucket': e.key, 'count': CAST(e.value AS BIGINT)}})"
+
+
+def _bucket_counts(state: str, keys: str, relation: str) -> str:
+    entries = f"SELECT {keys}, unnest({state}) AS entry FROM {relation}"
+    return (
+        f"SELECT {keys}, entry.bucket AS bucket, CAST(sum(entry.count) AS BIGINT) AS n FROM ({entries}) "
+        f"GROUP BY {keys}, entry.bucket"
+    )
