@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from analytics_dagster.lake.schemas import TIMESTAMP, TableSchema
 from analytics_dagster.sources.simulation.randomness import Codes, Flags, Indices, Ints
 
-FORMAT = "simulated"
+FORMAT = "simulation"
 Column: TypeAlias = Any  # pa.Array | pa.ChunkedArray; pyarrow ships no stubs
 _FOUR_DIGITS = np.frombuffer("".join(f"{number:04d}" for number in range(10_000)).encode(), dtype=np.uint32)
 

@@ -57,7 +57,7 @@ def subscriptions(population: Population, day: date) -> pa.Table:
             "from_tier": text(TIERS, _FROM[event]),
             "to_tier": text(TIERS, _TO[event]),
             "amount_minor": numbers(price, missing=~paid),
-            "currency": text([MARKETS[name].currency for name in population.countries], country, missing=~paid),
+            "currency": text([population.profile.reporting_currency], np.where(paid, 0, -1)),
             "country": text(population.countries, country),
             "channel": text([name for name, _ in SALES_CHANNELS], people.channel[member]),
             "format": constant(FORMAT, len(member)),

@@ -1,7 +1,7 @@
 """What the simulated service is made of: markets and prices, genres, devices, endpoints, words for names.
 
 Constants only, no randomness and no functions. Shares are relative weights; they are normalized where they are used.
-Prices are list prices of a month in minor units, of the order that streaming services charge in these markets.
+Prices are of the order that streaming services charge in these markets.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Market:
-    """A country in which a tenant sells: its currency, the price of a month, and where its clocks stand."""
+    """A country in which a tenant sells: the price of a month, and where its clocks stand."""
 
     country: str
-    currency: str
     price_minor: int
+    """In hundredths of the tenant's reporting currency, in which all its listeners are billed: amounts may be added up."""
     utc_offsets: tuple[int, ...]
     """Whole hours from UTC, one of which each listener lives in. Standard time all year: the simulation has no daylight saving."""
     ecpm_micros: int
@@ -25,38 +25,38 @@ class Market:
 MARKETS: dict[str, Market] = {
     market.country: market
     for market in (
-        Market("US", "USD", 1099, (-5, -5, -6, -7, -8, -8), 14_000_000),
-        Market("CA", "CAD", 1099, (-5, -5, -6, -8), 11_000_000),
-        Market("MX", "MXN", 12900, (-6,), 4_000_000),
-        Market("BR", "BRL", 2190, (-3,), 3_500_000),
-        Market("AR", "ARS", 219900, (-3,), 2_000_000),
-        Market("CL", "CLP", 4550, (-4,), 3_000_000),
-        Market("CO", "COP", 1690000, (-5,), 2_500_000),
-        Market("GB", "GBP", 1099, (0,), 13_000_000),
-        Market("IE", "EUR", 1099, (0,), 11_000_000),
-        Market("DE", "EUR", 1099, (1,), 12_000_000),
-        Market("FR", "EUR", 1112, (1,), 10_000_000),
-        Market("ES", "EUR", 1099, (1,), 7_000_000),
-        Market("IT", "EUR", 1099, (1,), 7_000_000),
-        Market("NL", "EUR", 1099, (1,), 11_000_000),
-        Market("PT", "EUR", 799, (0,), 6_000_000),
-        Market("SE", "SEK", 11900, (1,), 12_000_000),
-        Market("NO", "NOK", 12900, (1,), 13_000_000),
-        Market("DK", "DKK", 10900, (1,), 12_000_000),
-        Market("FI", "EUR", 1099, (2,), 10_000_000),
-        Market("PL", "PLN", 2399, (1,), 5_000_000),
-        Market("JP", "JPY", 980, (9,), 10_000_000),
-        Market("KR", "KRW", 10900, (9,), 9_000_000),
-        Market("AU", "AUD", 1399, (8, 10, 10), 12_000_000),
-        Market("NZ", "NZD", 1599, (12,), 9_000_000),
-        Market("IN", "INR", 11900, (5,), 1_000_000),
+        Market("US", 1099, (-5, -5, -6, -7, -8, -8), 14_000_000),
+        Market("CA", 899, (-5, -5, -6, -8), 11_000_000),
+        Market("MX", 649, (-6,), 4_000_000),
+        Market("BR", 449, (-3,), 3_500_000),
+        Market("AR", 299, (-3,), 2_000_000),
+        Market("CL", 449, (-4,), 3_000_000),
+        Market("CO", 399, (-5,), 2_500_000),
+        Market("GB", 1199, (0,), 13_000_000),
+        Market("IE", 1099, (0,), 11_000_000),
+        Market("DE", 1099, (1,), 12_000_000),
+        Market("FR", 1099, (1,), 10_000_000),
+        Market("ES", 1099, (1,), 7_000_000),
+        Market("IT", 1099, (1,), 7_000_000),
+        Market("NL", 1099, (1,), 11_000_000),
+        Market("PT", 799, (0,), 6_000_000),
+        Market("SE", 1099, (1,), 12_000_000),
+        Market("NO", 1099, (1,), 13_000_000),
+        Market("DK", 1099, (1,), 12_000_000),
+        Market("FI", 1099, (2,), 10_000_000),
+        Market("PL", 549, (1,), 5_000_000),
+        Market("JP", 699, (9,), 10_000_000),
+        Market("KR", 799, (9,), 9_000_000),
+        Market("AU", 949, (8, 10, 10), 12_000_000),
+        Market("NZ", 949, (12,), 9_000_000),
+        Market("IN", 149, (5,), 1_000_000),
     )
 }
 
 
 @dataclass(frozen=True)
 class TenantProfile:
-    """Where a tenant's listeners live, what it reports in, and what its catalogue leans to."""
+    """Where a tenant's listeners live, what it bills and reports in, and what its catalogue leans to."""
 
     countries: tuple[tuple[str, float], ...]
     reporting_currency: str
@@ -126,7 +126,8 @@ SHARE_CHANNELS: tuple[tuple[str, float], ...] = (("link", 40), ("messenger", 35)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A route of the service's API: how many calls a session makes to it, and how long they take."""
+    """A route of the service's API: how many calls a session and a play make to it (the app fetches tracks ahead), and how long
+    they take."""
 
     route: str
     method: str
@@ -143,7 +144,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/home", "GET", 0.9, 0.0, 60_000, 0.001, 404),
     Endpoint("/search", "GET", 0.7, 0.0, 110_000, 0.002, 400),
     Endpoint("/playlist", "GET", 0.6, 0.0, 45_000, 0.004, 404),
-    Endpoint("/play", "POST", 0.0, 1.0, 32_000, 0.002, 403),
+    Endpoint("/play", "POST", 0.0, 0.5, 32_000, 0.002, 403),
 )
 
 HOSTS_PER_TENANT = (("api", 2), ("db", 1), ("worker", 1))
