@@ -39,7 +39,8 @@ def aggregate_days(
     skipped = frozenset(day for day in skip if first <= day <= last)
     with connect() as connection:
         spans = _spans(connection, raw, first, last)
-        hours.overwrite_days(_reader(hours.schema, _hour_rows(connection, family, raw, hours, spans, skipped, stream_ms)), first, last)
+        hour_rows = _hour_rows(connection, family, raw, hours, spans, skipped, stream_ms)
+        hours.overwrite_days(_reader(hours.schema, hour_rows), first, last)
         days.overwrite_days(_reader(days.schema, _day_rows(connection, family, hours, spans)), first, last)
 
 

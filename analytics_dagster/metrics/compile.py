@@ -56,7 +56,8 @@ def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str)
     """State rows of `relation` merged to a coarser grain, over all dimensions but `dimensions` (quoted)."""
     names = ["ts", *dimensions]
     keys = ", ".join(names)
-    picked = f"SELECT {', '.join([_bucket(grain), *dimensions, *(q(c.name) for m in family.measures for c in m.columns)])} FROM {relation}"
+    state = [q(c.name) for m in family.measures for c in m.columns]
+    picked = f"SELECT {', '.join([_bucket(grain), *dimensions, *state])} FROM {relation}"
     folded = [m for m in family.measures if m.aggregation is not Aggregation.PERCENTILE]
     values = [
         f"{sql} AS {q(column.name)}"
@@ -67,7 +68,7 @@ def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str)
     for measure in family.measures:
         if measure.aggregation is Aggregation.PERCENTILE:
             parts[f"of_{measure.name}"] = states.merged_buckets(measure, keys, "picked")
-    columns = [f"folded.{name}" for name in names] + [q(c.name) for m in family.measures for c in m.columns]
+    columns = [f"folded.{name}" for name in names] + state
     return with_joined(parts, "folded", names, columns)
 
 

@@ -60,6 +60,6 @@ def _plain(node: yaml.Node, at: Location, lines: dict[Location, int], path: Path
             data[key] = _plain(value_node, (*at, key), lines, path)
         return data
     try:
-        return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+        return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError) as error:
         raise DeclarationError(f"{path}:{node.start_mark.line + 1}: {node.value!r} cannot be read: {error}") from None

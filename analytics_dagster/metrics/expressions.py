@@ -73,7 +73,7 @@ def substitute(text: str, values: dict[str, str]) -> str:
     return root.sql("duckdb", identify=True)
 
 
-def _parse(text: str) -> exp.Expression:
+def _parse(text: str) -> exp.Expr:
     import sqlglot
     from sqlglot.errors import SqlglotError
 
@@ -86,7 +86,7 @@ def _parse(text: str) -> exp.Expression:
     return trees[0]
 
 
-def _refuse(tree: exp.Expression, text: str) -> None:
+def _refuse(tree: exp.Expr, text: str) -> None:
     from sqlglot import exp
 
     unstable = (exp.Rand, exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.Uuid)
@@ -104,7 +104,7 @@ def _refuse(tree: exp.Expression, text: str) -> None:
             raise ExpressionError(f"{text!r} is not a scalar SQL expression")
 
 
-def _columns(tree: exp.Expression, known: dict[str, str], where: str) -> tuple[str, ...]:
+def _columns(tree: exp.Expr, known: dict[str, str], where: str) -> tuple[str, ...]:
     from sqlglot import exp
 
     found: dict[str, None] = {}
@@ -117,7 +117,7 @@ def _columns(tree: exp.Expression, known: dict[str, str], where: str) -> tuple[s
     return tuple(found)
 
 
-def _type_of(tree: exp.Expression, types: dict[str, str], text: str) -> pa.DataType:
+def _type_of(tree: exp.Expr, types: dict[str, str], text: str) -> pa.DataType:
     from sqlglot import exp
     from sqlglot.optimizer.annotate_types import annotate_types
 

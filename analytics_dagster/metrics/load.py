@@ -186,7 +186,9 @@ class _Resolver:
         if distribution and params.percentile is None:
             raise DeclarationError(f"{where}: measure {params.measure!r} is a distribution; add percentile, for example 0.95")
         if not distribution and params.percentile is not None:
-            raise DeclarationError(f"{where}: measure {params.measure!r} is no distribution; remove percentile, or use agg: percentile")
+            raise DeclarationError(
+                f"{where}: measure {params.measure!r} is no distribution; remove percentile, or give the measure agg: percentile"
+            )
         return MeasureFigure(params.measure, params.percentile)
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
@@ -205,7 +207,9 @@ class _Resolver:
             known = [*self._forms, *self._measures]
             raise DeclarationError(f"{where}: no metric or measure {name!r}{did_you_mean(name, known)}")
         if self._measures[name][1].aggregation is Aggregation.PERCENTILE:
-            raise DeclarationError(f"{where}: {name!r} is a distribution; declare a simple metric with a percentile and name that")
+            raise DeclarationError(
+                f"{where}: {name!r} is a distribution; declare a simple metric with a percentile and name that"
+            )
         return MeasureFigure(name)
 
 
@@ -215,7 +219,8 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     if source is None or source not in EVENT_TABLES:
         known = [t.path for t in EVENT_TABLES]
         where = declared.origin(*at, "model")
-        raise DeclarationError(f"{where}: no event table {model.model!r}{did_you_mean(model.model, known)}; one of {', '.join(known)}")
+        near = did_you_mean(model.model, known)
+        raise DeclarationError(f"{where}: no event table {model.model!r}{near}; one of {', '.join(known)}")
     taken: dict[str, Origin] = {}
     entities = []
     for n, entity in enumerate(model.entities):
@@ -225,7 +230,9 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     for n, dimension in enumerate(model.dimensions):
         where = declared.origin(*at, "dimensions", n, "name")
         if dimension.name in RESERVED:
-            raise DeclarationError(f"{where}: a dimension may not be called {dimension.name!r}; that name is taken in answers and alerts")
+            raise DeclarationError(
+                f"{where}: a dimension may not be called {dimension.name!r}; that name is taken in answers and alerts"
+            )
         _claim(taken, dimension.name, where, "dimension")
         snippet = _snippet(declared, (*at, "dimensions", n), dimension.expr or dimension.name, source)
         sql = snippet.sql if pa.types.is_string(snippet.type) else f"CAST({snippet.sql} AS VARCHAR)"
@@ -248,8 +255,9 @@ def _measure(
     where = declared.origin(*at, "expr")
     snippet = _snippet(declared, at, form.expr or form.name, source)
     if not _accepts(form.agg, snippet.type):
-        remedy = "give a condition" if form.agg is Aggregation.SUM_BOOLEAN else "give a number, or use count, sum_boolean or count_distinct"
-        raise DeclarationError(f"{where}: agg {form.agg} cannot take {form.expr or form.name!r}, which is {snippet.type}; {remedy}")
+        given = form.expr or form.name
+        remedy = "a condition" if form.agg is Aggregation.SUM_BOOLEAN else "a number, or use count, sum_boolean or count_distinct"
+        raise DeclarationError(f"{where}: agg {form.agg} cannot take {given!r}, which is {snippet.type}; give {remedy}")
     apart = form.non_additive_dimension.name if form.non_additive_dimension else None
     if apart is not None and apart not in dimensions:
         place = declared.origin(*at, "non_additive_dimension")

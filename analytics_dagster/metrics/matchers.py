@@ -56,7 +56,8 @@ def parse_matcher(text: str) -> Matcher:
 
     found = _SHAPE.fullmatch(text)
     if found is None:
-        raise UserError(f"""{text!r} is not a condition; write for example country="US", tier!="free", endpoint=~"/play.*" """.strip())
+        examples = """country="US", tier!="free", endpoint=~"/play.*\""""
+        raise UserError(f"{text!r} is not a condition; write for example {examples}")
     name, operator, raw = found.groups()
     # A backslash before anything that is no escape stays, so that "\\d" needs no second one.
     plain = re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), raw[1:-1], flags=re.DOTALL) if raw[0] in "\"'" else raw

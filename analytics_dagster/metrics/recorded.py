@@ -131,8 +131,9 @@ def _types(tenant: TenantLake, catalogue: Catalogue, where: str) -> list[tuple[s
     if not tenant.table(catalogue.family(FAMILY).table(Grain.DAY)).exists():
         return []
     with connect() as connection:
+        newest = "max({'ts': ts, 'type': type}).type"
         return connection.execute(
-            f"SELECT name, max({{'ts': ts, 'type': type}}).type FROM {_relation(tenant, catalogue)} {where} GROUP BY name ORDER BY name"
+            f"SELECT name, {newest} FROM {_relation(tenant, catalogue)} {where} GROUP BY name ORDER BY name"
         ).fetchall()
 
 

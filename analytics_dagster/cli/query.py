@@ -1,0 +1,187 @@
+"""`analytics query` and `analytics metrics list|show`: figures, and what they mean."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from analytics_dagster.cli.context import installation, settings
+from analytics_dagster.errors import NotFoundError, UserError
+from analytics_dagster.metrics.declarations import Catalogue, Grain, Metric, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from analytics_dagster.installation import Installation
+    from analytics_dagster.lake.lake import TenantLake
+
+metrics_app = typer.Typer(help="What: the catalogue of metrics.", no_args_is_help=True)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    ARROW = "arrow"
+
+
+def query(
+    ctx: typer.Context,
+    metric: Annotated[str, typer.Argument(help="A metric's name or synonym, or a recorded name.")],
+    tenant: Annotated[str, typer.Option(help="Tenant whose figures are asked for.")],
+    from_: Annotated[str | None, typer.Option("--from", help="First day (UTC), as 2026-01-31. Default: the first.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Last day (UTC), included. Default: the last.")] = None,
+    grain: Annotated[Grain, typer.Option(help="Length of a bucket; weeks begin on Monday.")] = Grain.DAY,
+    by: Annotated[list[str] | None, typer.Option(help="Split by this dimension or label; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Condition on a dimension: country=\"US\", with = != =~ !~; may be repeated.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="Of recorded points: avg, sum, min, max, last, count, p50, p95 or p99. Default: by type.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="arrow is an IPC stream.")] = Format.TABLE,
+) -> None:
+    """Print a metric's figures: the columns ts (start of the bucket, UTC), one for each --by, and value.
+
+    A bucket without rows, or without a figure (a share of nothing), is left out.
+    """
+    from analytics_dagster.metrics.load import load_catalogue
+    from analytics_dagster.metrics.query import MetricQuery, find_metric, run_query
+
+    first, last = (_day("--from", from_), _day("--to", to))
+    if first and last and first > last:
+        raise UserError(f"--from {first} is after --to {last}")
+    opened = installation(ctx)
+    lake = _tenant(opened, tenant)
+    catalogue = load_catalogue(opened.settings.analytics_metrics)
+    asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate)
+    figures = run_query(lake, catalogue, asked)
+    _print(figures, format_, whole=find_metric(lake, catalogue, metric, aggregate).integer)
+
+
+@metrics_app.command("list")
+def list_(
+    ctx: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Also the names that this tenant recorded points under.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
+) -> None:
+    """All declared metrics, with unit and meaning."""
+    from analytics_dagster.metrics.load import load_catalogue
+
+    catalogue = load_catalogue(settings(ctx).analytics_metrics)
+    metrics = [*catalogue.metrics, *(_recorded(ctx, tenant, catalogue) if tenant else ())]
+    if as_json:
+        typer.echo(json.dumps([_described(m, catalogue) for m in metrics], indent=2))
+        return
+    _table(("name", "unit", "family", "description"), ((m.name, m.unit, m.family, m.description) for m in metrics))
+
+
+@metrics_app.command()
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A metric's name or synonym.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
+) -> None:
+    """One metric: what it means, what it is computed from, and what it can be split by."""
+    from analytics_dagster.metrics.load import load_catalogue
+
+    catalogue = load_catalogue(settings(ctx).analytics_metrics)
+    described = _described(catalogue.metric(name), catalogue)
+    if as_json:
+        typer.echo(json.dumps(described, indent=2))
+        return
+    for key, value in described.items():
+        typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _recorded(ctx: typer.Context, tenant: str, catalogue: Catalogue) -> Iterator[Metric]:
+    from analytics_dagster.metrics.recorded import recorded_metric, recorded_names
+
+    lake = _tenant(installation(ctx), tenant)
+    for name in recorded_names(lake, catalogue):
+        if (metric := recorded_metric(lake, catalogue, name)) is not None:
+            yield metric
+
+
+def _tenant(opened: Installation, tenant: str) -> TenantLake:
+    known = [record.tenant for record in opened.tenants.list()]
+    if tenant not in known:
+        raise NotFoundError(f"no tenant {tenant!r}{did_you_mean(tenant, known)}; `analytics tenant list` shows all")
+    return opened.lake.tenant(tenant)
+
+
+def _day(option: str, value: str | None) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(value) if value else None
+    except ValueError:
+        raise UserError(f"{option} {value!r} is not a day; write it as 2026-01-31") from None
+
+
+def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
+    from analytics_dagster.metrics.reference import formula_text
+
+    family = catalogue.family_of(metric)
+    return {
+        "name": metric.name,
+        "description": metric.description,
+        "type": metric.type,
+        "formula": formula_text(metric.formula, family),
+        "unit": metric.unit,
+        "direction": metric.direction.value,
+        "owner": metric.owner,
+        "synonyms": list(metric.synonyms),
+        "family": family.name,
+        "source": f"raw/{family.source}",
+        "dimensions": [d.name for d in family.dimensions],
+        "never_added_over": list(metric.apart_by),
+        "time": metric.time.value,
+        "kpi": metric.kpi,
+        "declared_in": str(metric.origin),
+    }
+
+
+def _print(figures: pa.Table, format_: Format, *, whole: bool) -> None:
+    match format_:
+        case Format.ARROW:
+            import pyarrow.ipc
+
+            with pyarrow.ipc.new_stream(sys.stdout.buffer, figures.schema) as stream:
+                stream.write_table(figures)
+        case Format.CSV:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(figures.column_names)
+            writer.writerows(_rows(figures, whole))
+        case Format.JSON:
+            names = figures.column_names
+            typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in _rows(figures, whole)]))
+        case Format.TABLE:
+            rows = ([("" if cell is None else str(cell)) for cell in row] for row in _rows(figures, whole))
+            _table(figures.column_names, rows)
+
+
+def _rows(figures: pa.Table, whole: bool) -> Iterator[list[Any]]:
+    """Cells as they are printed: times in ISO 8601 with Z, whole numbers without a fraction."""
+    for row in figures.to_pylist():
+        ts, *by, value = row.values()
+        yield [f"{ts:%Y-%m-%dT%H:%M:%SZ}", *by, int(value) if whole else value]
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name == "value" else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # A pipe has no width: nothing may be cut there.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100_000).print(table)

@@ -1,0 +1,90 @@
+"""docs/reference/metrics.md, made from the catalogue: `python -m analytics_dagster.metrics.reference` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from analytics_dagster.metrics.declarations import Catalogue, Derived, Direction, Family, Formula, MeasureFigure, Metric, Ratio
+from analytics_dagster.metrics.load import load_catalogue
+
+_DIRECTIONS = {Direction.UP_IS_BAD: "up", Direction.DOWN_IS_BAD: "down", Direction.NEUTRAL: "neither"}
+
+_HEAD = """# Metrics
+
+<!-- Generated from analytics_dagster/metrics/catalogue by `python -m analytics_dagster.metrics.reference`. -->
+
+Every metric of the built-in catalogue, by the table it is computed from. `analytics query NAME --tenant T` prints its
+figures, `--by` splits them by a dimension and `--where` keeps some; a synonym may stand for a name anywhere. Tables hold
+mergeable state (counts, sums, extremes, sets, distributions) by hour and by day; a figure is computed from merged state when
+it is asked for, so an average is never averaged. A bucket without rows, or without a figure (a share of nothing), is absent.
+`$stream_ms` is ANALYTICS_STREAM_SECONDS in milliseconds.
+
+*Bad* is the direction that is bad news. *KPI* metrics are forecast, watched for anomalies and pictured without being asked for.
+[Declare a metric](../how-to/declare-a-metric.md) says how to add one.
+"""
+
+_TAIL = """## Recorded points
+
+A name that clients recorded points under is queried like a metric, before any declared one of that name. Its labels are its
+dimensions. Without `--aggregate` a gauge, histogram or timer gives the mean of its values, and a counter (whose points are
+increments) their sum. `--aggregate` takes `avg`, `sum`, `min`, `max`, `last`, `count`, and for histograms and timers `p50`,
+`p95` and `p99`. A value that is not finite, or not below 1e20 in size, is not measured.
+"""
+
+
+def reference(catalogue: Catalogue) -> str:
+    """The page, in Markdown."""
+    return "\n".join([_HEAD, *(line for family in catalogue.families for line in _family(family)), _TAIL])
+
+
+def formula_text(formula: Formula, family: Family) -> str:
+    """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
+    match formula:
+        case MeasureFigure(measure, percentile):
+            found = family.measure(measure)
+            which = "" if percentile is None else f"{percentile:g} "
+            return f"{which}{found.aggregation}({measure})"
+        case Ratio(numerator, denominator):
+            return f"{_part(numerator, family)} / {_part(denominator, family)}"
+        case Derived(expr, inputs):
+            named = "; ".join(f"{name} = {formula_text(inner, family)}" for name, inner in inputs)
+            return f"{expr} where {named}"
+
+
+def _part(formula: Formula, family: Family) -> str:
+    text = formula_text(formula, family)
+    return text if isinstance(formula, MeasureFigure) else f"({text})"
+
+
+def _family(family: Family) -> Iterator[str]:
+    yield f"## {family.name}\n"
+    tables = f"`{family.asset}_hour` and `{family.asset}_day`"
+    yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
+    yield "| dimension | |\n|---|---|"
+    yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)
+    yield "\n| measure | aggregation of | |\n|---|---|---|"
+    for measure in family.measures:
+        of = measure.expr.replace("|", "\\|")
+        yield f"| `{measure.name}` | {measure.aggregation}: `{of}` | {measure.description} |"
+    yield ""
+    for metric in family.metrics:
+        yield from _metric(metric, family)
+
+
+def _metric(metric: Metric, family: Family) -> Iterator[str]:
+    yield f"### {metric.name}\n"
+    yield f"{metric.description}\n"
+    bad, kpi = _DIRECTIONS[metric.direction], "yes" if metric.kpi else "no"
+    facts = [
+        f"- {metric.type}: `{formula_text(metric.formula, family)}`",
+        f"- unit: {metric.unit}; bad: {bad}; KPI: {kpi}; owner: {metric.owner}",
+    ]
+    if metric.synonyms:
+        facts.append(f"- synonyms: {', '.join(f'`{s}`' for s in metric.synonyms)}")
+    for dimension in metric.apart_by:
+        facts.append(f"- never added up over `{dimension}`: with more than one present, split by it or pick one")
+    yield "\n".join(facts) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(load_catalogue()), end="")
