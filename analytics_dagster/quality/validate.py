@@ -129,10 +129,14 @@ def judge(suite: Suite, rows: Sequence[ProfileRow]) -> frozenset[_Verdict]:
 
 def _failed(suite: Suite, result: Any) -> list[_Verdict]:
     check = str(result.expectation_config.meta["check"])
-    if result.exception_info.get("raised_exception"):
-        reason = result.exception_info.get("exception_message")
+    found = result.result.get("unexpected_index_list")
+    if found is None:
+        # One entry, or one for each metric that could not be computed.
+        info = result.exception_info
+        causes = [info] if "exception_message" in info else list(info.values())
+        reason = "; ".join(str(cause.get("exception_message")) for cause in causes)
         raise IntegrityError(f"check {check!r} of {suite.table.path} could not be evaluated: {reason}")
-    return [(check, str(at["tenant"]), str(at["day"])) for at in result.result["unexpected_index_list"]]
+    return [(check, str(at["tenant"]), str(at["day"])) for at in found]
 
 
 def _gx_suite(gx: ModuleType, suite: Suite) -> Any:

@@ -16,7 +16,6 @@ from analytics_dagster.lake.schemas import TableSchema, landing
 from analytics_dagster.quality.results import CheckOutcome
 from analytics_dagster.quality.validate import validate
 
-MONDAY = date(2026, 3, 2)
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 ROWS = 2_400
 Row = dict[str, Any]
@@ -55,28 +54,28 @@ _COMMON: dict[str, Callable[[int], Row]] = {
 }
 
 
-def good_rows(table: TableSchema, day: date, rows: int = ROWS) -> list[Row]:
-    """Rows spread evenly over a day, with every value as it should be."""
-    begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    names = [column.name for column in table.columns]
-    made = []
-    for n in range(rows):
-        row = dict.fromkeys(names) | _COMMON[table.name](n)
-        row |= {table.key: f"{table.name}-{day}-{n}", "ts": begin + n * timedelta(days=1) / rows}
-        made.append(row | ({"format": "simulation"} if "format" in names else {}))
-    return made
-
-
-def arrow(table: TableSchema, rows: Sequence[Row]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=table.arrow)
-
-
 @dataclass
 class Warehouse:
     """A lake on disk that rows are put into as raw, and optionally as arrivals."""
 
     lake: Lake
     tenants: list[TenantLake] = field(default_factory=list)
+
+    @staticmethod
+    def good(table: TableSchema, day: date, rows: int = ROWS) -> list[Row]:
+        """Rows spread evenly over a day, with every value as it should be."""
+        begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        names = [column.name for column in table.columns]
+        made = []
+        for n in range(rows):
+            row = dict.fromkeys(names) | _COMMON[table.name](n)
+            row |= {table.key: f"{table.name}-{day}-{n}", "ts": begin + n * timedelta(days=1) / rows}
+            made.append(row | ({"format": "simulation"} if "format" in names else {}))
+        return made
+
+    @staticmethod
+    def arrow(table: TableSchema, rows: Sequence[Row]) -> pa.Table:
+        return pa.Table.from_pylist(list(rows), schema=table.arrow)
 
     def tenant(self, name: str) -> TenantLake:
         known = [t for t in self.tenants if t.tenant == name]
@@ -87,13 +86,13 @@ class Warehouse:
 
     def put(self, name: str, table: TableSchema, rows: Sequence[Row]) -> TenantLake:
         tenant = self.tenant(name)
-        tenant.table(table).append(arrow(table, rows))
+        tenant.table(table).append(self.arrow(table, rows))
         return tenant
 
     def land(self, name: str, table: TableSchema, rows: Sequence[Row]) -> TenantLake:
         tenant = self.tenant(name)
         came = [row | {"arrival": "a", "arrived_at": NOW, "arrival_row": n} for n, row in enumerate(rows)]
-        tenant.table(landing(table)).append(arrow(landing(table), came))
+        tenant.table(landing(table)).append(self.arrow(landing(table), came))
         return tenant
 
     def judge(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import MONDAY, NOW, ROWS, Row, Warehouse, arrow, good_rows
 
 from analytics_dagster.lake import schemas
 from analytics_dagster.lake.schemas import EVENT_TABLES, TableSchema
 from analytics_dagster.quality.suites import load_suites, suite_of
 from analytics_dagster.quality.validate import failing_rows
 
+if TYPE_CHECKING:
+    from conftest import Warehouse
+
+Row = dict[str, Any]
+NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
+ROWS = 2_400
+MONDAY = date(2026, 3, 2)
 TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
 WEEK = (MONDAY, TUESDAY, WEDNESDAY)
 
@@ -116,7 +122,7 @@ CASES = [
 def test_a_check_fails_for_the_tenant_and_day_that_are_broken_and_no_other(case: Case, warehouse: Warehouse) -> None:
     for tenant in ("good", "bad"):
         for day in WEEK:
-            rows = good_rows(case.table, day)
+            rows = warehouse.good(case.table, day)
             warehouse.put(tenant, case.table, case.broken(rows) if (tenant, day) == ("bad", TUESDAY) else rows)
 
     outcomes = warehouse.judge(case.table, MONDAY, WEDNESDAY)
@@ -131,7 +137,7 @@ def test_a_check_fails_for_the_tenant_and_day_that_are_broken_and_no_other(case:
 @pytest.mark.parametrize("table", EVENT_TABLES, ids=lambda table: table.name)
 def test_rows_after_the_present_close_only_the_days_they_are_on(table: TableSchema, warehouse: Warehouse) -> None:
     yesterday, today = NOW.date() - timedelta(days=1), NOW.date()
-    warehouse.put("acme", table, good_rows(table, yesterday) + good_rows(table, today))
+    warehouse.put("acme", table, warehouse.good(table, yesterday) + warehouse.good(table, today))
 
     outcomes = warehouse.judge(table, yesterday, today)
 
@@ -143,7 +149,7 @@ def test_rows_after_the_present_close_only_the_days_they_are_on(table: TableSche
 
 @pytest.mark.parametrize("table", EVENT_TABLES, ids=lambda table: table.name)
 def test_arrivals_that_raw_does_not_hold_are_told_and_shown(table: TableSchema, warehouse: Warehouse) -> None:
-    rows = good_rows(table, MONDAY)
+    rows = warehouse.good(table, MONDAY)
     warehouse.land("acme", table, rows)
     warehouse.put("acme", table, rows[3:])
 
@@ -151,7 +157,7 @@ def test_arrivals_that_raw_does_not_hold_are_told_and_shown(table: TableSchema, 
 
     assert [(o.day, o.check, o.observed) for o in outcomes if not o.passed] == [(MONDAY, "raw_holds_every_arrival", 3.0)]
     shown = failing_rows(warehouse.tenant("acme"), table, "raw_holds_every_arrival", MONDAY)
-    assert shown.equals(arrow(table, rows[:3]))
+    assert shown.equals(warehouse.arrow(table, rows[:3]))
 
 
 @pytest.mark.parametrize("table", EVENT_TABLES, ids=lambda table: table.name)
