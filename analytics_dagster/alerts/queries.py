@@ -88,7 +88,9 @@ def parse_query(text: str) -> Query:
     position = _skip(text, 0)
     name = METRIC_NAME.match(text, position)
     if name is None:
-        raise ValueError(f'"{text}" does not begin with a metric\'s name; write api_error_ratio or api_error_ratio{{endpoint="/play"}}')
+        raise ValueError(
+            f'"{text}" does not begin with a metric\'s name; write api_error_ratio or api_error_ratio{{endpoint="/play"}}'
+        )
     position = _skip(text, name.end())
     matchers: tuple[Matcher, ...] = ()
     if position < len(text) and text[position] == "{":
@@ -139,7 +141,9 @@ def _matcher(text: str, position: int) -> tuple[Matcher, int]:
         raise ValueError(f'"{text}" has no = != =~ or !~ after {label.group()}')
     string = _STRING.match(text, _skip(text, operator.end()))
     if string is None:
-        raise ValueError(f'"{text}" has no quoted value after {label.group()}{operator.group()}; write {label.group()}{operator.group()}"..."')
+        raise ValueError(
+            f'"{text}" has no quoted value after {label.group()}{operator.group()}; write {label.group()}{operator.group()}"..."'
+        )
     raw = string.group(3)
     value = raw if raw is not None else _unescape(string.group(1) if string.group(1) is not None else string.group(2))
     matcher = Matcher(label.group(), MatchOperator(operator.group()), value)

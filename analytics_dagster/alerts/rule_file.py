@@ -125,7 +125,9 @@ def _readers(path: Path, file: str, problems: list[Problem]) -> list[_RuleReader
         listed = entries.values.get("alert_rules")
         for key, value, hint in entries.unknown(("alert_rules",)):
             if key == "groups" and listed is None:
-                raise DeclarationError(f"{file}:{value.line}: is a rule file of Prometheus (groups); ours lists rules under alert_rules")
+                raise DeclarationError(
+                    f"{file}:{value.line}: is a rule file of Prometheus (groups); ours lists rules under alert_rules"
+                )
             complain(value.line, f'unknown key "{key}"; {hint}')
         if listed is None:
             if not entries.values:
@@ -220,9 +222,13 @@ class _RuleReader:
     def check_unique(self, rule: Rule, others: Iterable[Rule]) -> None:
         """A name is unique among the rules that one tenant has."""
         for other in others:
-            if other.name == rule.name and (other.tenant_id is None or rule.tenant_id is None or other.tenant_id == rule.tenant_id):
+            if other.name == rule.name and (
+                other.tenant_id is None or rule.tenant_id is None or other.tenant_id == rule.tenant_id
+            ):
                 self._say(
-                    Level.ERROR, rule.line, f'the name "{rule.name}" is taken ({other.file}:{other.line}); names are unique in a tenant'
+                    Level.ERROR,
+                    rule.line,
+                    f'the name "{rule.name}" is taken ({other.file}:{other.line}); names are unique in a tenant',
                 )
                 return
 
@@ -263,7 +269,9 @@ class _RuleReader:
     def _name(self, entries: Entries) -> str | None:
         name = self._field(entries, "name", _text, required='write name: "What is wrong"')
         if name is not None and (not name.strip() or len(name) > LONGEST_NAME):
-            self._say(Level.ERROR, entries.values["name"].line, f"name is empty or longer than {LONGEST_NAME} characters; shorten it")
+            self._say(
+                Level.ERROR, entries.values["name"].line, f"name is empty or longer than {LONGEST_NAME} characters; shorten it"
+            )
         return name
 
     def _query(self, entries: Entries) -> Query | None:
@@ -287,7 +295,9 @@ class _RuleReader:
     def _by(self, entries: Entries, aggregate: Aggregate | None) -> tuple[str, ...]:
         by = self._field(entries, "by", _label_names) or ()
         if by and aggregate is None and entries.get("aggregate") is None:
-            self._say(Level.ERROR, entries.values["by"].line, f"by [{', '.join(by)}] needs aggregate; write aggregate: avg (or another)")
+            self._say(
+                Level.ERROR, entries.values["by"].line, f"by [{', '.join(by)}] needs aggregate; write aggregate: avg (or another)"
+            )
         return by
 
 

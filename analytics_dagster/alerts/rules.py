@@ -217,6 +217,8 @@ class RuleSet:
     problems: tuple[Problem, ...] = ()
     refused: frozenset[str] = frozenset()
     """Names of rules that were refused: what they had stored is kept until they are mended."""
+    missing: bool = False
+    """There is no rule file: nothing is judged, and what is stored is kept."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:

@@ -18,7 +18,6 @@ from analytics_dagster.errors import DeclarationError, UnreadableFileError
 _TAG = "tag:yaml.org,2002:"
 
 
-
 @dataclass(frozen=True)
 class Value:
     """One YAML node: its kind, its line (from 1), and its content."""
