@@ -16,13 +16,21 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
+from analytics_dagster.clock import yesterday
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.schemas import BY_NAME, PLAYS
 from analytics_dagster.sources.simulation.catalogue import catalogue, catalogue_changes
 from analytics_dagster.sources.simulation.day import delivery_days, simulate_day
 from analytics_dagster.sources.simulation.incidents import write_incidents
-from analytics_dagster.sources.simulation.parameters import Parameters, agree, load_parameters, save_parameters, tenant_name
+from analytics_dagster.sources.simulation.parameters import (
+    MOST_DAYS,
+    Parameters,
+    agree,
+    load_parameters,
+    save_parameters,
+    tenant_name,
+)
 from analytics_dagster.sources.simulation.population import Population, build_population
 
 MOST_PLAYS = 1_000_000
@@ -33,19 +41,27 @@ Progress = Callable[[str, float], None]
 """Called with what was just stored (`aurora 2026-01-31`) and the share of all work that is done, 0 to 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimulationPlan:
     """What `analytics simulate` is asked for: `days` days up to and with `until`, for the first `tenants` names."""
 
-    tenants: int
-    users: int
-    days: int
-    seed: int
     until: date
+    tenants: int = 3
+    users: int = 1_000
+    days: int = 90
+    seed: int = 42
 
     def parameters(self, ordinal: int) -> Parameters:
         first_day = self.until - timedelta(days=self.days - 1)
         return Parameters(tenant_name(ordinal), ordinal, self.seed, self.users, first_day, self.days)
+
+    def check(self) -> None:
+        """Raise UserError for a number that is out of range."""
+        if not 1 <= self.tenants <= MOST_TENANTS:
+            raise UserError(f"tenants {self.tenants} is not allowed; give a number from 1 to {MOST_TENANTS}")
+        if not 1 <= self.days <= MOST_DAYS:
+            raise UserError(f"days {self.days} is not allowed; give a number from 1 to {MOST_DAYS}")
+        self.parameters(0)
 
 
 @dataclass(frozen=True)
@@ -96,8 +112,9 @@ def simulate(installation: Installation, plan: SimulationPlan, progress: Progres
     A tenant that was simulated before goes on from its own first day without gaps, with its own seed and users. Raises
     UserError for other ones, for numbers out of range, and for a tenant of that name that holds real data.
     """
-    if not 1 <= plan.tenants <= MOST_TENANTS:
-        raise UserError(f"tenants {plan.tenants} is not allowed; give a number from 1 to {MOST_TENANTS}")
+    plan.check()
+    if plan.until > yesterday(installation.clock):
+        raise UserError(f"{plan.until} is not over yet (UTC); simulate until {yesterday(installation.clock)} or an earlier day")
     first_allowed = installation.settings.analytics_first_day
     wanted = [plan.parameters(ordinal) for ordinal in range(plan.tenants)]
     if wanted[0].first_day < first_allowed:
