@@ -103,7 +103,13 @@ def source_files(paths: Iterable[Path], belongs: Belongs) -> list[SourceFile]:
     return found
 
 
+def uncompressed_name(name: str) -> str:
+    """The name in lower case without the ending of its compression: what tells one kind of file from another."""
+    return name.lower().removesuffix(".gz").removesuffix(".zst")
+
+
 def is_parquet(sample: bytes) -> bool:
+    """Whether a file that begins so is a Parquet file."""
     return sample.startswith(_PARQUET)
 
 
@@ -162,9 +168,9 @@ def _raw(file: SourceFile) -> Iterator[BinaryIO]:
 
 def _decompressed(raw: BinaryIO) -> BinaryIO:
     buffered = io.BufferedReader(cast(io.RawIOBase, raw), 1 << 16) if not hasattr(raw, "peek") else raw
-    head = buffered.peek(4)[:4]  # type: ignore[attr-defined]  # BinaryIO does not declare peek; both kinds of stream have it
+    head = buffered.peek(4)[:4]
     if head.startswith(_GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=buffered))
     if head == _ZSTD:
         return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), "zstd"))
-    return cast(BinaryIO, buffered)
+    return buffered

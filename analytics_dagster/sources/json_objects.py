@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
-from analytics_dagster.sources.json_records import JsonRecord
-from analytics_dagster.sources.parsed import RefusedRecordError
+from analytics_dagster.errors import UnreadableFileError
+from analytics_dagster.sources.files import SourceStream
+from analytics_dagster.sources.json_records import JsonRecord, json_records
+from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, Row, outcomes
 from analytics_dagster.sources.records import decode
 
 S = TypeVar("S")
@@ -31,6 +33,24 @@ def decode_object(raw: bytes, decoder: msgspec.json.Decoder[S]) -> S:
 def decode_any(raw: bytes) -> dict[str, Any]:
     """An object with whatever it holds. Raises RefusedRecordError."""
     return decode_object(raw, _ANY)
+
+
+def json_outcomes(
+    stream: SourceStream, rows: Callable[[bytes], tuple[tuple[str, Row], ...]], reading: Reading
+) -> Iterator[Outcome]:
+    """Every record of a JSON file through `rows`, each given to the tenant that --tenant-column names in it."""
+    column = reading.tenant_column
+    sample = stream.sample()
+    if column and sample.strip() and f'"{column}"'.encode() not in sample:
+        raise UnreadableFileError(f"{stream.name}: no record has a field {column!r} for --tenant-column")
+
+    def tenant_of(raw: bytes) -> object:
+        return decode_any(raw).get(column) if column else None
+
+    def convert(raw: bytes) -> Parsed:
+        return Parsed(reading.tenant_of(tenant_of(raw)), rows(raw))
+
+    return outcomes(undecoded(json_records(stream)), convert, reading, tenant_of)
 
 
 def undecoded(records: Iterable[JsonRecord]) -> Iterator[tuple[int, bytes, bytes | None, str | None]]:

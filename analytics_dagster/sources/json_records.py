@@ -44,7 +44,7 @@ def json_records(stream: SourceStream) -> Iterator[JsonRecord]:
         return array_records(stream)
     if not head or head.startswith(b"{"):
         return line_records(stream)
-    raise UnreadableFileError(f"{stream.name}: is not JSON (begins with {head[:20]!r}); expected an array of objects or JSON lines")
+    raise UnreadableFileError(f"{stream.name}: begins with {head[:20]!r}; expected a JSON array of objects, or JSON lines")
 
 
 def line_records(stream: SourceStream) -> Iterator[JsonRecord]:

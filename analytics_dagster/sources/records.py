@@ -29,6 +29,8 @@ _UNCLOSED = "a quote is opened and not closed; close it, or write a quote inside
 
 
 class Line(NamedTuple):
+    """A line without its end; `number` counts from 1."""
+
     number: int
     raw: bytes
 

@@ -59,6 +59,7 @@ class Header:
 
 
 def plain(name: str) -> str:
+    """A header as it is compared: `Track MBID` and `track_mbid` are one."""
     return "".join(character for character in name.casefold() if character not in " _-#")
 
 

@@ -1,4 +1,4 @@
-"""One value of a file to one value of a column, by the column's type: what CSV cells, JSON values and Parquet values have in common."""
+"""One value of a file to one value of a column, by the column's type, whether it comes from CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _integers(name: str, least: int) -> Conversion:
 
 def _floats(name: str) -> Conversion:
     def convert(value: Any) -> object:
-        if value is None or isinstance(value, str) and not value.strip():
+        if value is None or (isinstance(value, str) and not value.strip()):
             return None
         if isinstance(value, bool | dict | list | bytes):
             raise RefusedRecordError(name, f"{shown(str(value))} is not a number")

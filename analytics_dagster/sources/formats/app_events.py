@@ -11,14 +11,16 @@ from collections.abc import Iterator
 
 import msgspec
 
+from analytics_dagster.errors import UnreadableFileError
 from analytics_dagster.lake.schemas import API_REQUESTS, PLAYS, SUBSCRIPTIONS, TableSchema
-from analytics_dagster.sources.files import SourceFile
+from analytics_dagster.sources.files import SourceFile, uncompressed_name
 from analytics_dagster.sources.identity import artist_id, device_kind, event_id, track_id
-from analytics_dagster.sources.json_objects import decode_any, decode_object, undecoded
-from analytics_dagster.sources.json_records import json_records
-from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, Row, outcomes
+from analytics_dagster.sources.json_objects import decode_object, json_outcomes
+from analytics_dagster.sources.parsed import Outcome, Reading, RefusedRecordError, Row
 from analytics_dagster.sources.times import epoch_micros
 
+_ENDINGS = (".json", ".jsonl", ".ndjson")
+_MARK = b'"page"'
 _TIERS = {"paid": "premium", "premium": "premium", "free": "free"}
 _SUBSCRIPTION_PAGES = {
     "Submit Upgrade": ("upgrade", "premium"),
@@ -29,12 +31,12 @@ _SUBSCRIPTION_PAGES = {
 _US_AREA = re.compile(r".+, [A-Z]{2}(?:-[A-Z]{2})*")
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, rename="camel"):
     ts: int
     page: str
-    userId: str | int | None = None
-    sessionId: str | int | None = None
-    itemInSession: int | None = None
+    user_id: str | int | None = None
+    session_id: str | int | None = None
+    item_in_session: int | None = None
     level: str | None = None
     method: str | None = None
     status: int | None = None
@@ -42,31 +44,26 @@ class _Event(msgspec.Struct):
     artist: str | None = None
     length: float | None = None
     location: str | None = None
-    userAgent: str | None = None
+    user_agent: str | None = None
 
 
 class AppEvents:
+    """Page events; see the module."""
+
     name = "app-events"
     description = "Page events of a streaming app (JSON lines): plays, requests, upgrades, cancellations."
     tables: tuple[TableSchema, ...] = (PLAYS, SUBSCRIPTIONS, API_REQUESTS)
 
     def belongs(self, name: str, sample: bytes) -> bool:
-        plain = name.lower().removesuffix(".gz").removesuffix(".zst")
-        return plain.endswith((".json", ".jsonl", ".ndjson")) and (not sample or not sample.strip() or b'"page"' in sample)
+        return uncompressed_name(name).endswith(_ENDINGS) and (not sample.strip() or _MARK in sample)
 
     def read(self, file: SourceFile, reading: Reading) -> Iterator[Outcome]:
         decoder = msgspec.json.Decoder(_Event)
-        column = reading.tenant_column
-
-        def tenant_of(raw: bytes) -> object:
-            return decode_any(raw).get(column) if column else None
-
-        def convert(raw: bytes) -> Parsed:
-            rows = _rows(decode_object(raw, decoder), reading)
-            return Parsed(reading.tenant_of(tenant_of(raw)), rows)
-
         with file.open() as stream:
-            yield from outcomes(undecoded(json_records(stream)), convert, reading, tenant_of)
+            sample = stream.sample()
+            if sample.strip() and _MARK not in sample:
+                raise UnreadableFileError(f"{file.name}: not a log of app events; expected objects with ts, page, userId, ...")
+            yield from json_outcomes(stream, lambda raw: _rows(decode_object(raw, decoder), reading), reading)
 
 
 def _rows(event: _Event, reading: Reading) -> tuple[tuple[str, Row], ...]:
@@ -74,9 +71,9 @@ def _rows(event: _Event, reading: Reading) -> tuple[tuple[str, Row], ...]:
     if not page:
         raise RefusedRecordError("page", "is empty; an event needs its page")
     ts = reading.window.check(epoch_micros(event.ts), "ts")
-    listener = _text(event.userId)
+    listener = _text(event.user_id)
     identity = event_id(
-        "app-events", ts, listener, _text(event.sessionId), event.itemInSession, page, event.method, event.status,
+        "app-events", ts, listener, _text(event.session_id), event.item_in_session, page, event.method, event.status,
         event.artist, event.song,
     )  # fmt: skip
     request = (identity, ts, listener, page, _text(event.method), event.status, None, "app-events")
@@ -98,7 +95,7 @@ def _play(event: _Event, identity: str, ts: int, listener: str | None) -> Row:
     return (
         identity, ts, listener, track_id(artist, title), title, artist_id(artist), artist, None, None,
         None if event.length is None else round(event.length * 1_000), None, None, _country(event.location), _tier(event.level),
-        device_kind(event.userAgent), None, None, None, _text(event.sessionId), "app-events",
+        device_kind(event.user_agent), None, None, None, _text(event.session_id), "app-events",
     )  # fmt: skip
 
 

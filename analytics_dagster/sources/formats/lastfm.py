@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from analytics_dagster.errors import UnreadableFileError
 from analytics_dagster.lake.schemas import PLAYS, TableSchema
-from analytics_dagster.sources.files import SourceFile
+from analytics_dagster.sources.files import SourceFile, uncompressed_name
 from analytics_dagster.sources.identity import ONLY_LISTENER, artist_id, event_id, track_id
 from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, outcomes
 from analytics_dagster.sources.records import DelimitedFile
@@ -45,12 +45,14 @@ class _Layout:
 
 
 class LastFm:
+    """Scrobbles; see the module."""
+
     name = "lastfm"
     description = "Last.fm scrobbles as CSV (the usual exporters) and the Last.fm 1K TSV."
     tables: tuple[TableSchema, ...] = (PLAYS,)
 
     def belongs(self, name: str, sample: bytes) -> bool:
-        return name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv", ".txt"))
+        return uncompressed_name(name).endswith((".csv", ".tsv", ".txt"))
 
     def read(self, file: SourceFile, reading: Reading) -> Iterator[Outcome]:
         with file.open() as stream:
@@ -119,8 +121,8 @@ def _converter(
         listener = user(cells) or only_user
         row = (
             event_id("lastfm", listener, ts, performer, song),
-            ts, listener, track_mbid(cells) or track_id(performer, song), song, artist_mbid(cells) or artist_id(performer), performer,
-            album(cells), None, None, None, None, None, None, None, None, None, None, None, "lastfm",
+            ts, listener, track_mbid(cells) or track_id(performer, song), song, artist_mbid(cells) or artist_id(performer),
+            performer, album(cells), None, None, None, None, None, None, None, None, None, None, None, "lastfm",
         )  # fmt: skip
         return Parsed(reading.tenant_of(tenant(cells)), (("plays", row),))
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import msgspec
 
+from analytics_dagster.errors import UnreadableFileError
 from analytics_dagster.lake.schemas import PLAYS, TableSchema
-from analytics_dagster.sources.files import SourceFile
+from analytics_dagster.sources.files import SourceFile, uncompressed_name
 from analytics_dagster.sources.identity import ONLY_LISTENER, artist_id, device_kind, event_id, track_id
-from analytics_dagster.sources.json_objects import decode_any, decode_object, undecoded
-from analytics_dagster.sources.json_records import json_records
-from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, Row, outcomes
+from analytics_dagster.sources.json_objects import decode_object, json_outcomes
+from analytics_dagster.sources.parsed import Outcome, Reading, RefusedRecordError, Row
 from analytics_dagster.sources.times import TimeReader, epoch_micros
 
-_OTHER_FILES = ("user.json", "feedback.jsonl", "feedback.json", "pinned_recordings.jsonl", "pinned_recording.jsonl", "playlists.jsonl")
+_OTHER_FILES = frozenset({"user", "feedback", "pinned_recording", "pinned_recordings", "playlists"})
 _ENDINGS = (".jsonl", ".json", ".ndjson", ".listens")
+_MARK = b'"track_metadata"'
 
 
 class _Mapping(msgspec.Struct, gc=False):
@@ -43,30 +44,26 @@ class _Listen(msgspec.Struct):
 
 
 class ListenBrainz:
+    """Listens; see the module."""
+
     name = "listenbrainz"
     description = "The export of a ListenBrainz account: JSON lines in a zip archive, folder or file."
     tables: tuple[TableSchema, ...] = (PLAYS,)
 
     def belongs(self, name: str, sample: bytes) -> bool:
-        plain = name.lower().removesuffix(".gz").removesuffix(".zst")
-        if plain.rpartition("/")[2] in _OTHER_FILES or not plain.endswith(_ENDINGS):
+        plain = uncompressed_name(name)
+        if plain.rpartition("/")[2].partition(".")[0] in _OTHER_FILES or not plain.endswith(_ENDINGS):
             return False
-        return not sample or not sample.strip() or b'"track_metadata"' in sample
+        return not sample.strip() or _MARK in sample
 
     def read(self, file: SourceFile, reading: Reading) -> Iterator[Outcome]:
         decoder = msgspec.json.Decoder(_Listen)
         times = TimeReader(None)
-        column = reading.tenant_column
-
-        def tenant_of(raw: bytes) -> object:
-            return decode_any(raw).get(column) if column else None
-
-        def convert(raw: bytes) -> Parsed:
-            row = _row(decode_object(raw, decoder), times, reading)
-            return Parsed(reading.tenant_of(tenant_of(raw)), (("plays", row),))
-
         with file.open() as stream:
-            yield from outcomes(undecoded(json_records(stream)), convert, reading, tenant_of)
+            sample = stream.sample()
+            if sample.strip() and _MARK not in sample:
+                raise UnreadableFileError(f"{file.name}: not a ListenBrainz export; expected listened_at and track_metadata")
+            yield from json_outcomes(stream, lambda raw: (("plays", _row(decode_object(raw, decoder), times, reading)),), reading)
 
 
 def _row(listen: _Listen, times: TimeReader, reading: Reading) -> Row:

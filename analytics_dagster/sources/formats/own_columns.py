@@ -15,17 +15,20 @@ import pyarrow.parquet as pq
 
 from analytics_dagster.errors import UnreadableFileError
 from analytics_dagster.lake.schemas import BY_NAME, CATALOGUE_TABLES, PLAYS, Column, TableSchema
-from analytics_dagster.sources.files import SourceFile, SourceStream, is_parquet
+from analytics_dagster.sources.files import SourceFile, SourceStream, is_parquet, uncompressed_name
 from analytics_dagster.sources.identity import artist_id, event_id, track_id
-from analytics_dagster.sources.json_objects import decode_any, undecoded
-from analytics_dagster.sources.json_records import json_records
-from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, outcomes
+from analytics_dagster.sources.json_objects import decode_any, json_outcomes
+from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, Row, outcomes
 from analytics_dagster.sources.records import DelimitedFile
 from analytics_dagster.sources.tables import Header, fitted
 from analytics_dagster.sources.times import TimeReader
 from analytics_dagster.sources.values import Conversion, conversion
 
 _PARQUET_ROWS = 8_192
+
+RowMaker = Callable[[list[Any]], Row]
+"""From a record's values, in the order of the table's columns, to a row."""
+
 _ALIASES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "users": {"user_id": ("#id", "id", "userid"), "registered": ("signup", "registered_at")},
     "tracks": {"track_id": ("id",), "title": ("track", "name", "track_name"), "artist": ("artist_name",)},
@@ -50,8 +53,7 @@ class OwnColumns:
         self._table = table
 
     def belongs(self, name: str, sample: bytes) -> bool:
-        plain = name.lower().removesuffix(".gz").removesuffix(".zst")
-        return plain.endswith((".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet"))
+        return uncompressed_name(name).endswith((".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet"))
 
     def read(self, file: SourceFile, reading: Reading) -> Iterator[Outcome]:
         times = TimeReader(reading.zone)
@@ -91,14 +93,8 @@ class OwnColumns:
         if not any(f'"{alias}"'.encode() in stream.sample() for aliases in names.values() for alias in aliases):
             raise UnreadableFileError(f"{stream.name}: no field of {self.name} found; expected {self._expected()}")
         make = _row_maker(self._table, {name: name for name in names}, times, reading)
-        convert = self._from_mapping(make, list(names.values()), reading)
-        column = reading.tenant_column
-        yield from outcomes(
-            undecoded(json_records(stream)),
-            lambda raw: convert(decode_any(raw)),
-            reading,
-            lambda raw: decode_any(raw).get(column) if column else None,
-        )
+        row_of = _from_mapping(make, list(names.values()))
+        yield from json_outcomes(stream, lambda raw: ((self.name, row_of(decode_any(raw))),), reading)
 
     def _parquet(self, file: SourceFile, reading: Reading, times: TimeReader) -> Iterator[Outcome]:
         if file.member is not None:
@@ -111,22 +107,18 @@ class OwnColumns:
                 header.tenant_reader(reading.tenant_column)
                 tenant = header.find(reading.tenant_column) if reading.tenant_column else None
                 make = _row_maker(self._table, found, times, reading)
-                convert = self._from_mapping(make, [(name,) if name else () for name in found.values()], reading, tenant)
+                row_of = _from_mapping(make, [(name,) if name else () for name in found.values()])
                 wanted = sorted({name for name in (*found.values(), tenant) if name})
-                yield from outcomes(_parquet_records(source, wanted), convert, reading, lambda row: row.get(tenant) if tenant else None)
+
+                def tenant_of(record: Mapping[str, Any]) -> object:
+                    return record[tenant] if tenant else None
+
+                def convert(record: Mapping[str, Any]) -> Parsed:
+                    return Parsed(reading.tenant_of(tenant_of(record)), ((self.name, row_of(record)),))
+
+                yield from outcomes(_parquet_records(source, wanted), convert, reading, tenant_of)
         except (pa.ArrowException, OSError) as error:
             raise UnreadableFileError(f"{file.name}: not a readable Parquet file ({error})") from error
-
-    def _from_mapping(
-        self, make: Callable[[list[Any]], tuple[object, ...]], names: list[tuple[str, ...]], reading: Reading, tenant: str | None = None
-    ) -> Callable[[Mapping[str, Any]], Parsed]:
-        column = tenant or reading.tenant_column
-
-        def convert(record: Mapping[str, Any]) -> Parsed:
-            row = make([next((record[alias] for alias in aliases if alias in record), None) for aliases in names])
-            return Parsed(reading.tenant_of(record.get(column) if column else None), ((self.name, row),))
-
-        return convert
 
     def _check_header(self, file: str, header: Header, found: Mapping[str, str | None]) -> None:
         missing = [column.name for column in self._needed() if found[column.name] is None]
@@ -148,7 +140,18 @@ class OwnColumns:
         return _ALIASES.get(self.name, {}).get(column.name, ())
 
 
-def _parquet_records(source: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, bytes, Mapping[str, Any] | None, str | None]]:
+def _from_mapping(make: RowMaker, names: list[tuple[str, ...]]) -> Callable[[Mapping[str, Any]], Row]:
+    """A row from a record by name; `names` are, for each column of the table, what the record may call it."""
+
+    def row_of(record: Mapping[str, Any]) -> Row:
+        return make([next((record[alias] for alias in aliases if alias in record), None) for aliases in names])
+
+    return row_of
+
+
+def _parquet_records(
+    source: pq.ParquetFile, names: list[str]
+) -> Iterator[tuple[int, bytes, Mapping[str, Any] | None, str | None]]:
     """Rows numbered from 1. A Parquet row has no bytes of its own: quarantine keeps it as JSON."""
     number = 0
     for batch in source.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
@@ -166,9 +169,7 @@ def _microseconds(column: pa.Array) -> pa.Array:
     return column
 
 
-def _row_maker(
-    table: TableSchema, found: Mapping[str, str | None], times: TimeReader, reading: Reading
-) -> Callable[[list[Any]], tuple[object, ...]]:
+def _row_maker(table: TableSchema, found: Mapping[str, str | None], times: TimeReader, reading: Reading) -> RowMaker:
     """Builds a row from a record's values, which are in the order of the table's columns."""
     conversions: list[Conversion] = [
         conversion(column, found[column.name] or column.name, times, reading) for column in table.columns
@@ -185,7 +186,7 @@ def _row_maker(
     derive_key = table not in CATALOGUE_TABLES
     complete = _complete_play if table is PLAYS else None
 
-    def make(values: list[Any]) -> tuple[object, ...]:
+    def make(values: list[Any]) -> Row:
         row = [convert(value) for convert, value in zip(conversions, values, strict=True)]
         if form is not None:
             row[form] = table.name

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from analytics_dagster.errors import UnreadableFileError
 from analytics_dagster.lake.schemas import PLAYS, TableSchema
-from analytics_dagster.sources.files import SourceFile
+from analytics_dagster.sources.files import SourceFile, uncompressed_name
 from analytics_dagster.sources.identity import artist_id, event_id, track_id
 from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, outcomes
 from analytics_dagster.sources.records import DelimitedFile
@@ -27,12 +27,14 @@ _EXPECTED = "a title (title, track, trackname, song), an artist, and a time (pla
 
 
 class RadioLog:
+    """A station's plays; see the module."""
+
     name = "radio-log"
     description = "A radio station's log: time, title, artist, for one or several stations (CSV)."
     tables: tuple[TableSchema, ...] = (PLAYS,)
 
     def belongs(self, name: str, sample: bytes) -> bool:
-        return name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv", ".txt"))
+        return uncompressed_name(name).endswith((".csv", ".tsv", ".txt"))
 
     def read(self, file: SourceFile, reading: Reading) -> Iterator[Outcome]:
         with file.open() as stream:

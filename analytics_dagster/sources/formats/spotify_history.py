@@ -13,11 +13,10 @@ import msgspec
 
 from analytics_dagster.errors import UnreadableFileError
 from analytics_dagster.lake.schemas import PLAYS, TableSchema
-from analytics_dagster.sources.files import SourceFile, SourceStream
+from analytics_dagster.sources.files import SourceFile, SourceStream, uncompressed_name
 from analytics_dagster.sources.identity import ONLY_LISTENER, artist_id, device_kind, event_id, track_id
-from analytics_dagster.sources.json_objects import decode_any, decode_object, undecoded
-from analytics_dagster.sources.json_records import json_records
-from analytics_dagster.sources.parsed import Outcome, Parsed, Reading, RefusedRecordError, Row, outcomes
+from analytics_dagster.sources.json_objects import decode_object, json_outcomes
+from analytics_dagster.sources.parsed import Outcome, Reading, RefusedRecordError, Row
 from analytics_dagster.sources.times import TimeReader
 
 _HISTORY_NAME = re.compile(r"(?:.*/)?(?:streaming_?history|endsong)[^/]*\.json(?:\.gz|\.zst)?", re.IGNORECASE)
@@ -52,18 +51,20 @@ class _Stream(msgspec.Struct, gc=False):
     offline: bool | None = None
 
 
-class _AccountStream(msgspec.Struct, gc=False):
+class _AccountStream(msgspec.Struct, gc=False, rename="camel"):
     """One record of StreamingHistory_music_*.json or StreamingHistory_podcast_*.json."""
 
-    endTime: str
-    msPlayed: int
-    artistName: str | None = None
-    trackName: str | None = None
-    podcastName: str | None = None
-    episodeName: str | None = None
+    end_time: str
+    ms_played: int
+    artist_name: str | None = None
+    track_name: str | None = None
+    podcast_name: str | None = None
+    episode_name: str | None = None
 
 
 class SpotifyHistory:
+    """Streaming histories of both kinds; see the module."""
+
     name = "spotify-history"
     description = "Spotify's streaming history as you request it: a folder, zip archive or JSON file."
     tables: tuple[TableSchema, ...] = (PLAYS,)
@@ -72,7 +73,7 @@ class SpotifyHistory:
         """By name, or a renamed JSON file by content; the export's other files (playlists, profile) are left alone."""
         if _HISTORY_NAME.fullmatch(name):
             return True
-        is_json = name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".json")
+        is_json = uncompressed_name(name).endswith(".json")
         return is_json and (not sample or _EXTENDED in sample or _ACCOUNT in sample)
 
     def read(self, file: SourceFile, reading: Reading) -> Iterator[Outcome]:
@@ -81,16 +82,7 @@ class SpotifyHistory:
             convert = _converter(stream, times, reading)
             if convert is None:
                 return
-            column = reading.tenant_column
-
-            def tenant_of(raw: bytes) -> object:
-                return decode_any(raw).get(column) if column else None
-
-            def parse(raw: bytes) -> Parsed:
-                row = convert(raw)
-                return Parsed(reading.tenant_of(tenant_of(raw)), (("plays", row),))
-
-            yield from outcomes(undecoded(json_records(stream)), parse, reading, tenant_of)
+            yield from json_outcomes(stream, lambda raw: (("plays", convert(raw)),), reading)
 
 
 def _converter(stream: SourceStream, times: TimeReader, reading: Reading) -> Callable[[bytes], Row] | None:
@@ -115,7 +107,7 @@ def _extended_row(stream: _Stream, times: TimeReader, reading: Reading) -> Row:
             raise RefusedRecordError("spotify_episode_uri", _PODCAST)
         if stream.audiobook_uri or stream.audiobook_title or stream.audiobook_chapter_uri:
             raise RefusedRecordError("audiobook_uri", _AUDIOBOOK)
-        raise RefusedRecordError("master_metadata_track_name", "is empty, and so is spotify_track_uri; nothing says what was played")
+        raise RefusedRecordError("master_metadata_track_name", "is empty, and so is spotify_track_uri: nothing was named")
     start = _start(stream.ts, stream.ms_played, "ts", "ms_played", times, reading)
     listener = _text(stream.username) or ONLY_LISTENER
     country = _text(stream.conn_country)
@@ -131,15 +123,15 @@ def _extended_row(stream: _Stream, times: TimeReader, reading: Reading) -> Row:
 
 
 def _account_row(stream: _AccountStream, times: TimeReader, reading: Reading) -> Row:
-    title, artist = _text(stream.trackName), _text(stream.artistName)
+    title, artist = _text(stream.track_name), _text(stream.artist_name)
     if title is None:
-        if stream.podcastName or stream.episodeName:
+        if stream.podcast_name or stream.episode_name:
             raise RefusedRecordError("episodeName", _PODCAST)
         raise RefusedRecordError("trackName", "is empty; nothing says what was played")
-    start = _start(stream.endTime, stream.msPlayed, "endTime", "msPlayed", times, reading)
-    play = event_id("spotify-history", "account-data", start, artist, title, stream.msPlayed)
+    start = _start(stream.end_time, stream.ms_played, "endTime", "msPlayed", times, reading)
+    play = event_id("spotify-history", "account-data", start, artist, title, stream.ms_played)
     return (
-        play, start, ONLY_LISTENER, track_id(artist, title), title, artist_id(artist), artist, None, stream.msPlayed, None,
+        play, start, ONLY_LISTENER, track_id(artist, title), title, artist_id(artist), artist, None, stream.ms_played, None,
         None, None, None, None, None, None, None, None, None, "spotify-history",
     )  # fmt: skip
 
