@@ -29,8 +29,8 @@ RELATIVE_ERROR = 0.01
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 ZERO_BUCKET = -(2**31)
 EXACT_DECIMAL = pa.decimal128(38, 9)
-# Below it, a billion values cannot overflow DECIMAL(38,9), whose largest is just under 1e29.
-LARGEST_FRACTION = "1e20"
+# Holds what is below 1e20 in size; a billion such values cannot overflow the sum's DECIMAL(38,9).
+ONE_FRACTION = "DECIMAL(29,9)"
 
 HASHES = pa.list_(pa.int64())
 BUCKETS = pa.list_(pa.struct([pa.field("bucket", pa.int32()), pa.field("count", pa.int64())]))
@@ -152,14 +152,14 @@ def percentile_figures(measure: Measure, percentile: float, keys: str, relation:
 
 
 def _measured(expr: str, state: pa.DataType) -> str:
-    # NaN and infinity fail the comparison: in DuckDB, as in Spark, they are greater than every number.
-    return expr if pa.types.is_integer(state) else f"CASE WHEN abs({expr}) < {LARGEST_FRACTION} THEN {expr} END"
+    # By TRY_CAST and not by a comparison: Parquet's statistics leave NaN out, and DuckDB folds `x < 1e20` to true by them.
+    return expr if pa.types.is_integer(state) else f"CASE WHEN TRY_CAST({expr} AS {ONE_FRACTION}) IS NOT NULL THEN {expr} END"
 
 
 def _exact(expr: str, state: pa.DataType) -> str:
     if pa.types.is_integer(state):
         return f"CAST({expr} AS BIGINT)"
-    return f"CASE WHEN abs({expr}) < {LARGEST_FRACTION} THEN CAST({expr} AS DECIMAL(38,9)) END"
+    return f"TRY_CAST({expr} AS {ONE_FRACTION})"
 
 
 def _exact_sum(value: str, state: pa.DataType) -> str:
@@ -178,7 +178,8 @@ def _merge_distinct(state: str) -> str:
 
 def _build_buckets(expr: str) -> str:
     index = f"CAST(ceil(ln({expr}) / {math.log(GAMMA)!r}) AS INTEGER)"
-    bucket = f"CASE WHEN {expr} <= 0 THEN {ZERO_BUCKET} WHEN {expr} < {LARGEST_FRACTION} THEN {index} END"
+    measured = f"TRY_CAST({expr} AS {ONE_FRACTION}) IS NOT NULL"
+    bucket = f"CASE WHEN {measured} THEN CASE WHEN {expr} <= 0 THEN {ZERO_BUCKET} ELSE {index} END END"
     entries = f"map_entries(histogram({bucket}))"
     return f"list_transform({entries}, lambda e: {{'bucket': e.key, 'count': CAST(e.value AS BIGINT)}})"
 

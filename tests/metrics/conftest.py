@@ -1,0 +1,85 @@
+"""Small raw tables written as rows, aggregated into a real Delta lake, and asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from analytics_dagster.lake.lake import Lake, TenantLake
+from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP
+from analytics_dagster.metrics.aggregate import aggregate_days
+from analytics_dagster.metrics.declarations import Catalogue
+from analytics_dagster.metrics.load import load_catalogue
+from analytics_dagster.metrics.query import MetricQuery, run_query
+
+STREAM_MS = 30_000
+Row = dict[str, Any]
+
+
+def raw_table(name: str, rows: Sequence[Row]) -> pa.Table:
+    """Rows of a raw table, ts as `2026-01-31 10:00` (UTC). Columns that are left out are null, the identity is a number."""
+    schema = BY_NAME[name]
+    times = [dt.datetime.fromisoformat(row["ts"]).replace(tzinfo=dt.UTC) for row in rows]
+    full = [{schema.key: f"row-{n}", "format": "test", **row, "ts": times[n]} for n, row in enumerate(rows)]
+    return pa.table({c.name: pa.array([row.get(c.name) for row in full], c.type) for c in schema.columns}, schema=schema.arrow)
+
+
+class Figures:
+    """A tenant's lake with what a test wrote, and questions to it."""
+
+    def __init__(self, tenant: TenantLake, catalogue: Catalogue) -> None:
+        self.tenant = tenant
+        self.catalogue = catalogue
+
+    def write(self, source: str, rows: Sequence[Row], **options: Any) -> None:
+        """Replace the raw days that `rows` touch and aggregate every family over them."""
+        data = raw_table(source, rows)
+        days = sorted({dt.date.fromisoformat(row["ts"][:10]) for row in rows})
+        self.tenant.table(BY_NAME[source]).overwrite_days(data, days[0], days[-1])
+        for family in self.catalogue.families:
+            if family.source == source:
+                aggregate_days(self.tenant, family, days[0], days[-1], stream_ms=STREAM_MS, **options)
+
+    def ask(self, metric: str, **question: Any) -> list[tuple[Any, ...]]:
+        """Rows of the answer; ts as text."""
+        table = run_query(self.tenant, self.catalogue, MetricQuery(metric, **question))
+        assert table.schema.field("ts").type == TIMESTAMP
+        assert table.schema.field("value").type == pa.float64()
+        return [(f"{row['ts']:%Y-%m-%d %H:%M}", *list(row.values())[1:]) for row in table.to_pylist()]
+
+    def value(self, metric: str, **question: Any) -> float | None:
+        """The one figure of an answer without splits, or None where there is none."""
+        rows = self.ask(metric, **question)
+        assert len(rows) <= 1
+        return rows[0][-1] if rows else None
+
+    def rows(self, family: str, grain: str) -> list[Row]:
+        return self.tenant.table(self.catalogue.family(family).table(grain)).read().to_pylist()
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return load_catalogue()
+
+
+@pytest.fixture
+def figures(tmp_path: Path, catalogue: Catalogue) -> Figures:
+    return Figures(Lake(str(tmp_path / "lake"), tmp_path / "locks").tenant("acme"), catalogue)
+
+
+@pytest.fixture
+def declare(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a declaration file into a folder of its own and give that folder."""
+    folder = tmp_path / "declared"
+    folder.mkdir()
+
+    def write(text: str, name: str = "own.yaml") -> Path:
+        (folder / name).write_text(text, encoding="utf-8")
+        return folder
+
+    return write

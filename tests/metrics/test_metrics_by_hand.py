@@ -1,0 +1,154 @@
+"""Every metric of the catalogue against an example that was computed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from analytics_dagster.metrics.declarations import Catalogue
+
+if TYPE_CHECKING:
+    from tests.metrics.conftest import Figures
+
+PLAYS = [
+    # listener, country, tier, ms_played, track_ms, end_reason, skipped
+    ("ann", "DE", "premium", 200_000, 200_000, "trackdone", False),
+    ("ann", "DE", "premium", 30_000, 200_000, "fwdbtn", True),
+    ("ann", "DE", "premium", 29_999, 200_000, "fwdbtn", None),
+    ("bob", "US", "free", 198_000, 200_000, "trackdone", None),
+    ("bob", "US", "free", 197_999, 200_000, "endplay", None),
+    ("bob", None, None, 5_000, 5_000, None, None),
+    ("cem", None, None, 5_000, 200_000, None, None),
+    ("cem", "US", None, 5_000, 200_000, "trackerror", True),
+    ("cem", "US", None, 5_000, None, None, True),
+    (None, "US", None, None, None, None, None),
+]
+
+
+@pytest.fixture
+def listening(figures: Figures) -> Figures:
+    names = ("listener_id", "country", "tier", "ms_played", "track_ms", "end_reason", "skipped")
+    figures.write(
+        "plays", [{"ts": "2026-01-31 10:00", **dict(zip(names, play, strict=True))} for play in PLAYS]
+    )
+    return figures
+
+
+@pytest.fixture
+def all_sources(listening: Figures) -> Figures:
+    """Every source table holds the same day."""
+    ts = "2026-01-31 10:00"
+    events = ["signup", "signup", "trial", "upgrade", "upgrade", "downgrade", "cancel", "reactivate", "renewal"]
+    tiers = {3: "premium", 4: None, 5: "free"}
+    money = {3: 999, 4: 999, 8: 500}
+    listening.write(
+        "subscriptions",
+        [
+            {"ts": ts, "listener_id": "l", "event": e, "to_tier": tiers.get(n), "amount_minor": money.get(n), "currency": "EUR"}
+            for n, e in enumerate(events)
+        ],
+    )
+    listening.write(
+        "ad_impressions",
+        [
+            {"ts": ts, "filled": True, "revenue_micros": 1_500, "currency": "EUR"},
+            {"ts": ts, "filled": True, "revenue_micros": 2_500, "currency": "EUR"},
+            {"ts": ts, "filled": False, "revenue_micros": 0, "currency": None},
+            {"ts": ts, "filled": False, "revenue_micros": 0, "currency": None},
+        ],
+    )
+    statuses = [200, 200, 200, 500, 503, 404, 499, 399]
+    listening.write(
+        "api_requests",
+        [
+            {"ts": ts, "endpoint": "/play", "method": "GET", "status": s, "latency_us": (n + 1) * 10_000}
+            for n, s in enumerate(statuses)
+        ],
+    )
+    listening.write(
+        "system_samples",
+        [
+            {"ts": ts, "host": "a", "cpu_percent": 0.1, "memory_percent": 40.0, "disk_percent": 70.0, "network_bytes": 10},
+            {"ts": ts, "host": "b", "cpu_percent": 0.2, "memory_percent": 60.0, "disk_percent": 71.0, "network_bytes": 5},
+            {"ts": ts, "host": "b", "cpu_percent": math.nan, "memory_percent": None, "disk_percent": None, "network_bytes": None},
+        ],
+    )
+    return listening
+
+
+BY_HAND = {
+    "plays": 10,
+    "streams": 5,  # 200,000; 30,000; 198,000; 197,999; and the one without a length
+    "listen_time": (200_000 + 30_000 + 29_999 + 198_000 + 197_999 + 4 * 5_000) / 1000,
+    "skip_rate": 3 / 9,  # 29,999 by fwdbtn; cem's cut short without a word; cem's own mark. Not bob's whole 5 s, not the error
+    "completion_rate": 3 / 8,  # 200,000 of 200,000; 198,000 of 200,000; 5,000 of 5,000
+    "engagement_rate": 4 / 9,
+    "daily_active_listeners": 3,
+    "streams_per_listener": 4 / 3,
+    "signups": 2,
+    "trials": 1,
+    "premium_conversions": 2,
+    "downgrades": 1,
+    "cancellations": 1,
+    "reactivations": 1,
+    "revenue": 2_498,
+    "revenue_per_payment": 2_498 / 3,
+    "ad_requests": 4,
+    "ad_impressions": 2,
+    "ad_revenue": 0.004,
+    "fill_rate": 0.5,
+    "ecpm": 0.004 / 2 * 1000,
+    "api_requests": 8,
+    "api_error_ratio": 2 / 8,
+    "api_refusal_ratio": 2 / 8,
+    "cpu_usage_percent": 0.3 / 2,
+    "cpu_usage_max_percent": 0.2,
+    "memory_usage_percent": 50,
+    "memory_usage_max_percent": 60,
+    "disk_usage_percent": 70.5,
+    "disk_usage_max_percent": 71,
+    "network_bytes": 15,
+}
+WITHIN_ONE_PERCENT = {"api_p50_latency": 40, "api_p95_latency": 80, "api_p99_latency": 80}
+
+
+def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
+    assert {m.name for m in catalogue.metrics} == set(BY_HAND) | set(WITHIN_ONE_PERCENT)
+
+
+def test_every_metric_gives_what_was_computed_by_hand(all_sources: Figures) -> None:
+    given = {name: all_sources.value(name) for name in BY_HAND}
+    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in BY_HAND.items()}
+
+
+@pytest.mark.parametrize("name", WITHIN_ONE_PERCENT)
+def test_a_latency_quantile_is_within_one_percent_of_the_nearest_rank(all_sources: Figures, name: str) -> None:
+    assert all_sources.value(name) == pytest.approx(WITHIN_ONE_PERCENT[name], rel=0.0100001)
+
+
+@pytest.mark.parametrize("grain", ["hour", "day", "week", "month"])
+def test_every_grain_gives_the_same_figure_when_all_rows_are_in_one_bucket(all_sources: Figures, grain: str) -> None:
+    for name, value in BY_HAND.items():
+        assert all_sources.value(name, grain=grain) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("synonym", "name"),
+    [
+        ("dau", "daily_active_listeners"),
+        ("high_error_rate", "api_error_ratio"),
+        ("low_user_engagement", "engagement_rate"),
+        ("user_engagement", "engagement_rate"),
+    ],
+)
+def test_a_synonym_speaks_for_its_metric(all_sources: Figures, synonym: str, name: str) -> None:
+    assert all_sources.value(synonym) == all_sources.value(name)
+
+
+def test_a_radio_log_has_plays_and_streams_but_no_listeners_and_no_listened_time(figures: Figures) -> None:
+    figures.write("plays", [{"ts": "2026-01-31 10:00"}, {"ts": "2026-01-31 11:00"}])
+    assert figures.value("plays") == figures.value("streams") == 2
+    for name in ("dau", "listen_time", "skip_rate", "completion_rate", "engagement_rate", "streams_per_listener"):
+        assert figures.ask(name) == []
