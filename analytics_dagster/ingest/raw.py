@@ -66,6 +66,17 @@ def newest_note(database: Database, tenant: str, table: str) -> int:
         return int(connection.execute(query).scalar() or 0)
 
 
+def first_arrival(database: Database, tenant: str, table: str) -> dt.date | None:
+    """First day that any arrival of this table has, None for a table without."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals
+
+    query = sa.select(sa.func.min(arrivals.c.day)).where(arrivals.c.tenant == tenant, arrivals.c.table_name == table)
+    with database.read() as connection:
+        return connection.execute(query).scalar()
+
+
 def stale_days(database: Database, tenants: tuple[str, ...] | None = None) -> list[StaleDays]:
     """For each tenant and event table, the days that have arrivals newer than what `raw/<table>` published."""
     import sqlalchemy as sa

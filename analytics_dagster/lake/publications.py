@@ -59,6 +59,13 @@ class PublicationRecord:
     sequence: int
 
 
+@dataclass(frozen=True)
+class NewestDay:
+    tenant: str
+    asset: str
+    day: dt.date
+
+
 class Publications:
     """The register in the operational database."""
 
@@ -109,14 +116,24 @@ class Publications:
         return {row.day for row in rows if row.status is Status.GATED}
 
     def newest_day(self, tenant: str, asset: str) -> dt.date | None:
-        """Newest day of `asset` that holds rows."""
+        """Newest day of `asset` that holds rows for this tenant."""
+        found = [n.day for n in self.newest_days(asset) if n.tenant == tenant and n.asset == asset]
+        return max(found, default=None)
+
+    def newest_days(self, asset_prefix: str) -> list[NewestDay]:
+        """For each tenant and asset below `asset_prefix`, the newest day that holds rows."""
         import sqlalchemy as sa
 
+        from analytics_dagster.lake.schemas import FIRST_DAY
         from analytics_dagster.lake.state_tables import publications as table
 
-        query = sa.select(sa.func.max(table.c.day)).where(table.c.tenant == tenant, table.c.asset == asset, table.c.rows > 0)
+        query = (
+            sa.select(table.c.tenant, table.c.asset, sa.func.max(table.c.day))
+            .where(table.c.asset.startswith(asset_prefix, autoescape=True), table.c.rows > 0, table.c.day >= FIRST_DAY)
+            .group_by(table.c.tenant, table.c.asset)
+        )
         with self._database.read() as connection:
-            return connection.execute(query).scalar()
+            return [NewestDay(*row) for row in connection.execute(query)]
 
     def _write(self, connection: sa.Connection, chunk: Sequence[Publication], run_id: str) -> int:
         known = _known(connection, chunk)

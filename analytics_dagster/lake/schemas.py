@@ -6,12 +6,20 @@ not here: their columns follow from the declarations (`metrics/`). Money, durati
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+FIRST_DAY = dt.date(2005, 1, 1)
+"""First day of every daily table (UTC). Fixed: Dagster's partitions begin here, and moving it would rename none of them but
+lose the meaning of "all days". Early enough for the oldest scrobbles; earlier events are quarantined."""
+
+CATALOGUE_DAY = dt.date(1970, 1, 1)
+"""The day under which a catalogue table, which has none, is published."""
 
 
 class Layer(StrEnum):

@@ -1,0 +1,99 @@
+"""The `analytics` command: verbs wired together, one line for each error, exit statuses 0, 1 and 2.
+
+0 done, 1 findings (a test differs, a check failed where --strict asks), 2 could not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analytics_dagster import __version__
+from analytics_dagster.cli import doctor, importing, materialize, query, rules, simulate, tenant, up
+from analytics_dagster.cli.context import Invocation
+from analytics_dagster.errors import AnalyticsError
+
+app = typer.Typer(
+    name="analytics",
+    help="Figures, checks, forecasts and alerts for many tenants of a music service, on Dagster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _analytics(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds everything; may stand anywhere on the line. Default: ANALYTICS_HOME, else .analytics."),
+    ] = None,
+    _show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    ctx.obj = Invocation(home)
+
+
+app.command("up")(up.up)
+app.command("simulate")(simulate.simulate)
+app.command("import")(importing.import_files)
+app.add_typer(importing.quarantine_app, name="quarantine")
+app.command("materialize")(materialize.materialize)
+app.command("query")(query.query)
+app.add_typer(query.metrics_app, name="metrics")
+app.add_typer(rules.app, name="rules")
+app.add_typer(tenant.app, name="tenant")
+app.command("doctor")(doctor.doctor)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    given = home_first(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        status = app(given, standalone_mode=False)
+    except AnalyticsError as error:
+        _fail(str(error))
+    except typer.Abort:
+        _fail("stopped")
+    except typer.TyperException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`analytics query ... | head`).
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def home_first(arguments: list[str]) -> list[str]:
+    """Move `--home DIR` to the front, so that it may stand behind the verb too."""
+    front: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            rest += [argument, *waiting]
+        elif argument == "--home":
+            front = [argument, *([value] if (value := next(waiting, None)) is not None else [])]
+        elif argument.startswith("--home="):
+            front = [argument]
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"analytics: {message}", err=True)
+    sys.exit(2)

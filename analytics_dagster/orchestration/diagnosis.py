@@ -1,0 +1,163 @@
+"""What can be wrong with an installation, looked at one thing after the other. Reads only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+
+from analytics_dagster.clock import yesterday
+from analytics_dagster.errors import DeclarationError, UserError
+from analytics_dagster.ingest.raw import stale_days
+from analytics_dagster.installation import Installation
+from analytics_dagster.lake import schemas
+from analytics_dagster.lake.publications import Status
+from analytics_dagster.orchestration import alerting
+from analytics_dagster.orchestration.tables import catalogue
+
+# Below this Delta commits and SQLite's journal may fail in the middle of a day's run.
+LEAST_FREE_BYTES = 2 * 1024**3
+
+
+class Level(StrEnum):
+    OK = "ok"
+    NOTICE = "notice"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Level
+    about: str
+    found: str
+    remedy: str = ""
+
+
+def diagnose(installation: Installation) -> list[Finding]:
+    """Everything, in the order in which one thing rests on another."""
+    looks: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
+        _python,
+        _home,
+        _database,
+        _tenants,
+        _metrics,
+        _rules,
+        _outbox,
+        _freshness,
+        _gates,
+        _quarantine,
+        _dagster,
+    )
+    return [finding for look in looks for finding in look(installation)]
+
+
+def _python(_: Installation) -> Iterator[Finding]:
+    names = ("dagster", "deltalake", "duckdb", "great-expectations", "prophet", "scikit-learn")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    yield Finding(Level.OK, "versions", f"python {sys.version.split()[0]}, {versions}")
+
+
+def _home(installation: Installation) -> Iterator[Finding]:
+    home = installation.settings.analytics_home
+    free = shutil.disk_usage(home).free
+    if not os.access(home, os.W_OK):
+        yield Finding(Level.PROBLEM, "home", f"{home} cannot be written", "give this user the right to, or name another with --home")
+    elif free < LEAST_FREE_BYTES:
+        yield Finding(Level.PROBLEM, "home", f"{home}: {free / 1024**3:.1f} GiB free", "free at least 2 GiB")
+    else:
+        yield Finding(Level.OK, "home", f"{home}, {free / 1024**3:.0f} GiB free; lake {installation.settings.lake_root}")
+
+
+def _database(installation: Installation) -> Iterator[Finding]:
+    yield Finding(Level.OK, "database", f"{installation.database.dialect}, migrated")
+
+
+def _tenants(installation: Installation) -> Iterator[Finding]:
+    active = installation.tenants.active()
+    if active:
+        yield Finding(Level.OK, "tenants", f"{len(active)} active: {', '.join(active[:10])}{' ...' if len(active) > 10 else ''}")
+    else:
+        yield Finding(Level.NOTICE, "tenants", "none", "analytics import FORMAT FILE --tenant me, or analytics simulate")
+
+
+def _metrics(installation: Installation) -> Iterator[Finding]:
+    try:
+        found = catalogue(installation.settings.analytics_metrics)
+    except (DeclarationError, UserError) as error:
+        yield Finding(Level.PROBLEM, "metrics", str(error), "mend the declaration; `analytics metrics list` reads it again")
+        return
+    yield Finding(Level.OK, "metrics", f"{len(found.metrics)} in {len(found.families)} families")
+
+
+def _rules(installation: Installation) -> Iterator[Finding]:
+    path = installation.settings.rules_path
+    if not path.exists():
+        yield Finding(Level.NOTICE, "rules", f"no rule file at {path}", "write one; docs/reference/rules.md has an example")
+        return
+    for problem in alerting.rule_problems(installation):
+        yield Finding(Level.PROBLEM if problem.is_error else Level.NOTICE, "rules", str(problem))
+    yield Finding(Level.OK, "rules", f"{path}: {alerting.rule_count(installation)} rules loaded")
+
+
+def _outbox(installation: Installation) -> Iterator[Finding]:
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import outbox
+
+    query = sa.select(outbox.c.state, outbox.c.channel, sa.func.count(), sa.func.max(outbox.c.last_error)).group_by(
+        outbox.c.state, outbox.c.channel
+    )
+    with installation.database.read() as connection:
+        rows = connection.execute(query).all()
+    for state, channel, count, error in rows:
+        if state == "failed":
+            remedy = "mend the channel in alerting.yaml or its secret; failed messages are kept in the table outbox"
+            yield Finding(Level.PROBLEM, "messages", f"{count} could not be delivered to {channel}: {error}", remedy)
+        else:
+            yield Finding(Level.OK, "messages", f"{count} {state} for {channel}")
+
+
+def _freshness(installation: Installation) -> Iterator[Finding]:
+    stale = stale_days(installation.database, tuple(installation.tenants.active()))
+    if stale:
+        days = sum(len(s.days) for s in stale)
+        yield Finding(Level.NOTICE, "freshness", f"{days} table-days have rows that are not materialized", "analytics materialize")
+    last = yesterday(installation.clock)
+    newest: dict[str, dt.date] = {}
+    for found in installation.publications.newest_days("raw/plays"):
+        newest[found.tenant] = max(found.day, newest.get(found.tenant, found.day))
+    for tenant, day in sorted(newest.items()):
+        level = Level.OK if day >= last else Level.NOTICE
+        yield Finding(level, "freshness", f"{tenant}: plays through {day} ({(last - day).days} days behind)")
+
+
+def _gates(installation: Installation) -> Iterator[Finding]:
+    for table in schemas.EVENT_TABLES:
+        for record in installation.publications.of(asset=table.path):
+            if record.status is Status.GATED:
+                found = f"{record.tenant} {record.day} {table.path} is closed: {', '.join(record.failed_checks)}"
+                yield Finding(Level.NOTICE, "gate", found, "send the right rows again, or see the check's rows in the UI")
+
+
+def _quarantine(installation: Installation) -> Iterator[Finding]:
+    for tenant in installation.tenants.active():
+        table = installation.lake.tenant(tenant).table(schemas.QUARANTINE)
+        if table.exists() and (rows := table.read(columns=["line"]).num_rows):
+            yield Finding(Level.NOTICE, "quarantine", f"{tenant}: {rows} records", f"analytics quarantine list --tenant {tenant}")
+
+
+def _dagster(installation: Installation) -> Iterator[Finding]:
+    home = installation.settings.dagster_home
+    set_home = os.environ.get("DAGSTER_HOME")
+    if set_home and set_home != str(home):
+        remedy = f"unset it, or use `analytics up`; by hand: DAGSTER_HOME={home} dagster dev"
+        yield Finding(Level.PROBLEM, "dagster", f"DAGSTER_HOME is {set_home}, not this installation's", remedy)
+    elif not (home / "dagster.yaml").exists():
+        yield Finding(Level.NOTICE, "dagster", f"{home} has no dagster.yaml yet", "analytics up, or analytics materialize, writes it")
+    else:
+        yield Finding(Level.OK, "dagster", str(home))

@@ -1,0 +1,61 @@
+"""Keeping house: Delta checkpoints and vacuum, and the retention that Dagster's event log does not have of its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analytics_dagster.installation import Installation
+from analytics_dagster.lake.lake import Table
+from analytics_dagster.lake.schemas import RAW_TABLES, landing
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+# A reader opens a version and reads its files within minutes; a day is far beyond that and keeps the disk small.
+KEEP_FILES = dt.timedelta(days=1)
+
+# Runs without materializations of their own (notify, simulate_demo, maintenance): nobody reads a month-old one. Runs that
+# materialized assets stay, because deleting them would delete the assets' history.
+KEEP_RUNS = dt.timedelta(days=14)
+PRUNED_JOBS = ("notify", "simulate_demo", "maintenance")
+_MOST_RUNS = 5_000
+
+
+@dataclass(frozen=True)
+class HouseReport:
+    tables: int
+    runs: int
+
+
+def keep_house(installation: Installation, instance: dg.DagsterInstance) -> HouseReport:
+    return HouseReport(_maintain_tables(installation), _prune_runs(installation, instance))
+
+
+def _tables(installation: Installation) -> list[Table]:
+    from analytics_dagster.orchestration.tables import derived_tables
+
+    schemas = [*RAW_TABLES, *(landing(t) for t in RAW_TABLES), *derived_tables(installation.settings.analytics_metrics)]
+    return [installation.lake.tenant(record.tenant).table(s) for record in installation.tenants.list() for s in schemas]
+
+
+def _maintain_tables(installation: Installation) -> int:
+    there = [table for table in _tables(installation) if table.exists()]
+    for table in there:
+        table.maintain(KEEP_FILES)
+    return len(there)
+
+
+def _prune_runs(installation: Installation, instance: dg.DagsterInstance) -> int:
+    import dagster as dg
+
+    before = installation.clock.now() - KEEP_RUNS
+    pruned = 0
+    for job in PRUNED_JOBS:
+        finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+        filters = dg.RunsFilter(job_name=job, statuses=finished, created_before=before)
+        for run_id in instance.get_run_ids(filters, limit=_MOST_RUNS):
+            instance.delete_run(run_id)
+            pruned += 1
+    return pruned

@@ -1,0 +1,34 @@
+"""The jobs: materialize days, deliver what is due, go on with the demo, keep house."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house
+from analytics_dagster.orchestration.partitions import DAYS
+
+materialize_days = dg.define_asset_job(
+    "materialize_days",
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups("landing"),
+    partitions_def=DAYS,
+    description="Raw to insights for a day or a range of days, all tenants in one step each.",
+    executor_def=dg.in_process_executor,
+)
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Send the alert messages that are due.")
+def notify() -> None:
+    deliver_notifications()
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Simulate the demo tenants' missing days up to yesterday.")
+def simulate_demo() -> None:
+    continue_demo()
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Vacuum and checkpoint Delta tables, prune Dagster's event log.")
+def maintenance() -> None:
+    keep_house()
+
+
+JOBS = [materialize_days, notify, simulate_demo, maintenance]

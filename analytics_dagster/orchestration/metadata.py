@@ -1,0 +1,103 @@
+"""What the Dagster UI shows of an asset: column schemas and lineage, the tenant x day table, pictures.
+
+A range of days has its pictures and tables on its newest day only: 20 kB on each partition made a 423 MB event log.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from analytics_dagster.lake.publications import Publication, Status
+from analytics_dagster.lake.schemas import BY_NAME, TableSchema
+from analytics_dagster.metrics.declarations import Family
+from analytics_dagster.orchestration.partitions import DayRange
+
+# Rows of the tenant x day table in the UI: more is not read there, and each is about 300 bytes of event log.
+MOST_ROWS = 60
+
+
+def column_schema(table: TableSchema) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                c.name, str(c.type), description=c.description, constraints=dg.TableColumnConstraints(nullable=not c.required)
+            )
+            for c in table.columns
+        ]
+    )
+
+
+def column_lineage(source: Sequence[str], columns: Mapping[str, Iterable[str]]) -> dg.TableColumnLineage:
+    """Lineage of columns that all come from the asset `source`: column -> the columns there that it is made from."""
+    key = dg.AssetKey(list(source))
+    deps = {
+        column: [dg.TableColumnDep(asset_key=key, column_name=name) for name in sorted(origins)]
+        for column, origins in columns.items()
+    }
+    return dg.TableColumnLineage(deps)
+
+
+def same_columns(source: Sequence[str], table: TableSchema) -> dg.TableColumnLineage:
+    """Lineage of a table that takes its columns unchanged."""
+    return column_lineage(source, {c.name: (c.name,) for c in table.columns})
+
+
+def family_lineage(family: Family) -> dg.TableColumnLineage:
+    """Which raw columns each dimension and each measure's state is made from."""
+    from analytics_dagster.metrics.expressions import scalar
+
+    source = BY_NAME[family.source]
+    columns: dict[str, Iterable[str]] = {"ts": ("ts",)}
+    for dimension in family.dimensions:
+        columns[dimension.name] = scalar(dimension.expr, source).columns
+    for measure in family.measures:
+        origins = scalar(measure.expr, source).columns
+        columns |= {state.name: origins for state in measure.columns}
+    return column_lineage(["raw", family.source], columns)
+
+
+def tenant_day_table(publications: Sequence[Publication], links: str) -> dg.TableMetadataValue:
+    """Tenant, day, rows, hash, failed checks and a link, newest days first, at most MOST_ROWS rows."""
+    newest = sorted(publications, key=lambda p: (p.content.day, p.tenant), reverse=True)[:MOST_ROWS]
+    newest.sort(key=lambda p: (-p.content.day.toordinal(), p.tenant))
+    records = [
+        dg.TableRecord(
+            {
+                "tenant": p.tenant,
+                "day": p.content.day.isoformat(),
+                "rows": p.content.rows,
+                "content hash": p.content.content_hash[:12],
+                "gate": "closed" if p.status is Status.GATED else "open",
+                "failed checks": ", ".join(p.failed_checks) or "-",
+                "link": f"{links}/assets/{p.asset}?view=partitions&partition={p.content.day}",
+            }
+        )
+        for p in newest
+    ]
+    columns = [
+        dg.TableColumn(name, "int" if name == "rows" else "string")
+        for name in ("tenant", "day", "rows", "content hash", "gate", "failed checks", "link")
+    ]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+def add_partition_counts(context: dg.AssetExecutionContext, publications: Sequence[Publication]) -> None:
+    """`dagster/partition_row_count` on each day of the range: one small number, which the UI plots."""
+    totals: dict[dt.date, int] = {}
+    for p in publications:
+        totals[p.content.day] = totals.get(p.content.day, 0) + p.content.rows
+    for day, rows in totals.items():
+        context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=day.isoformat())
+
+
+def add_to_newest(context: dg.AssetExecutionContext, days: DayRange, metadata: Mapping[str, Any]) -> None:
+    """Metadata for the range's newest day only."""
+    context.add_asset_metadata(dict(metadata), partition_key=days.last.isoformat())
+
+
+def picture(svg_markdown: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(svg_markdown)

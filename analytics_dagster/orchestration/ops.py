@@ -1,0 +1,34 @@
+"""Ops: what jobs outside the asset graph do. Each calls one domain function and reports what came of it."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from analytics_dagster.clock import yesterday
+from analytics_dagster.orchestration.alerting import deliver
+from analytics_dagster.orchestration.housekeeping import keep_house as keep_house_of
+from analytics_dagster.orchestration.resources import Platform
+
+
+@dg.op(description="Send what the outbox holds; what cannot be sent now stays due and is tried again.")
+def deliver_notifications(context: dg.OpExecutionContext, platform: Platform) -> None:
+    report = deliver(platform.open())
+    context.log.info("sent %d, deferred %d, failed %d", report.sent, report.retried, report.failed)
+
+
+@dg.op(description="Simulate each demo tenant's days from its last one to yesterday.")
+def continue_demo(context: dg.OpExecutionContext, platform: Platform) -> None:
+    from analytics_dagster.sources.simulation import simulate_through
+
+    installation = platform.open()
+    until = yesterday(installation.clock)
+    for record in installation.tenants.list():
+        if record.demo:
+            days = simulate_through(installation, record.tenant, until)
+            context.log.info("tenant %s: %s", record.tenant, days)
+
+
+@dg.op(description="Vacuum, checkpoint, prune.")
+def keep_house(context: dg.OpExecutionContext, platform: Platform) -> None:
+    report = keep_house_of(platform.open(), context.instance)
+    context.log.info("%d tables maintained, %d runs pruned", report.tables, report.runs)

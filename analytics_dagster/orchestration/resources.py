@@ -1,0 +1,47 @@
+"""The two resources: the installation that steps work on, and which tenants a run is for."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from analytics_dagster.errors import NotFoundError
+from analytics_dagster.installation import Installation, open_installation
+from analytics_dagster.settings import Settings
+
+
+class Platform(dg.ConfigurableResource):
+    """The installation. Opened when a step or tick first uses it, so that loading the code reads no environment."""
+
+    home: str = Field("", description="ANALYTICS_HOME; empty: from the environment.")
+
+    def open(self) -> Installation:
+        return _opened(self.home)
+
+
+class TenantScope(dg.ConfigurableResource):
+    """Which tenants a run computes. In the launchpad: `resources: {scope: {config: {tenants: [acme]}}}`."""
+
+    tenants: list[str] = Field(default_factory=list, description="Tenant ids; empty: all active tenants.")
+
+    def of(self, installation: Installation) -> list[str]:
+        """Raises NotFoundError when a tenant that was named is not active."""
+        active = installation.tenants.active()
+        unknown = sorted(set(self.tenants) - set(active))
+        if unknown:
+            raise NotFoundError(f"no active tenant {', '.join(unknown)}; `analytics tenant list` shows those there are")
+        return [tenant for tenant in active if not self.tenants or tenant in self.tenants]
+
+
+@functools.cache
+def _opened(home: str) -> Installation:
+    """One per process: the database's connections and the settings are read once."""
+    return open_installation(Settings.from_environment(Path(home) if home else None), create=True)
+
+
+def scope_config(tenants: list[str]) -> dict[str, object]:
+    """Run config that restricts a run to `tenants`; empty for all."""
+    return {"resources": {"scope": {"config": {"tenants": tenants}}}} if tenants else {}

@@ -1,0 +1,169 @@
+"""Sensors: each reads its own cursor, decides by a plain function, and says why when it does nothing.
+
+None is an `@asset_sensor` (it sees only the newest of several partitions that land between two ticks) or a run-status
+sensor (its cursor moves even when it fails). None delivers anything: alerting writes to the outbox in one transaction with
+its state, and asks for a delivery run only while messages are due and nobody else delivers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import dagster as dg
+
+from analytics_dagster.clock import yesterday
+from analytics_dagster.ingest.raw import stale_days
+from analytics_dagster.orchestration import alerting
+from analytics_dagster.orchestration.jobs import materialize_days, notify, simulate_demo
+from analytics_dagster.orchestration.planning import PlannedRun, plan_runs
+from analytics_dagster.orchestration.resources import Platform, scope_config
+from analytics_dagster.orchestration.partitions import DayRange
+from analytics_dagster.orchestration.tables import family_sources
+
+ARRIVALS_TAG = "analytics/arrivals"
+
+# A plan that failed twice (the run and its retry's run) needs a person; trying for ever would hide it.
+MOST_TRIES = 2
+
+# Dagster's own sensor loop takes a turn every 5 s.
+ALERT_SECONDS = 5
+INGEST_SECONDS = 15
+DEMO_SECONDS = 60
+
+# Run failures this far before the cursor are read again: runs end out of the order in which they are stored, and reporting
+# is idempotent by run id.
+FAILURE_OVERLAP = dt.timedelta(minutes=2)
+
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dg.sensor(
+    job=materialize_days,
+    minimum_interval_seconds=INGEST_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Materializes the days for which rows arrived (imports, the simulated service, late rows).",
+)
+def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+    installation = platform.open()
+    stale = stale_days(installation.database, tuple(installation.tenants.active()))
+    if not stale:
+        return dg.SkipReason("every day is up to date")
+    plans = plan_runs(stale, family_sources(installation.settings.analytics_metrics))
+    requests, waiting = [], []
+    for plan in plans:
+        reason = _why_not(context.instance, plan)
+        if reason:
+            waiting.append(reason)
+        else:
+            requests.append(run_request(plan))
+    if not requests:
+        return dg.SkipReason("; ".join(sorted(set(waiting))))
+    return dg.SensorResult(run_requests=requests)
+
+
+@dg.sensor(
+    job=notify,
+    minimum_interval_seconds=ALERT_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Judges the alert rules on each materialization and has due messages delivered.",
+)
+def alert_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+    installation = platform.open()
+    cursor, materializations = _new_materializations(context.instance, context.cursor)
+    judged = alerting.judge(installation)
+    needed = alerting.delivery_needed(installation) and not _running(context.instance, notify.name)
+    requests = [dg.RunRequest()] if needed else []
+    said = f"{materializations} new materializations; {judged}"
+    skip = None if requests else dg.SkipReason(f"{said}; nothing to deliver from here")
+    return dg.SensorResult(run_requests=requests, skip_reason=skip, cursor=cursor)
+
+
+@dg.sensor(
+    job=notify,
+    minimum_interval_seconds=ALERT_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Pages for runs that failed for good.",
+)
+def run_failure_watch(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+    installation = platform.open()
+    now = installation.clock.now()
+    # The first tick looks at the last hour: a run that failed while nobody watched is still news then.
+    since = dt.datetime.fromisoformat(context.cursor) if context.cursor else now - dt.timedelta(hours=1)
+    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since - FAILURE_OVERLAP)
+    records = context.instance.get_run_records(filters)
+    final = [r for r in records if r.dagster_run.tags.get("dagster/will_retry") != "true"]
+    reported = alerting.report_failed_runs(installation, context.instance, final)
+    context.update_cursor(now.isoformat())
+    return dg.SkipReason(f"{len(final)} failed runs since {since:%H:%M:%S}, {reported} new")
+
+
+@dg.sensor(
+    job=simulate_demo,
+    minimum_interval_seconds=DEMO_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Goes on with the demo tenants, so that they have a yesterday on every day.",
+)
+def demo_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+    from analytics_dagster.orchestration.demo import behind
+
+    installation = platform.open()
+    late = behind(installation, yesterday(installation.clock))
+    if not late:
+        return dg.SkipReason("no demo tenant is behind")
+    if _running(context.instance, simulate_demo.name):
+        return dg.SkipReason("a simulation is under way")
+    return dg.RunRequest(run_key=f"{yesterday(installation.clock)}:{','.join(late)}")
+
+
+SENSORS = [arrivals_sensor, alert_sensor, run_failure_watch, demo_sensor]
+
+
+def run_request(plan: PlannedRun) -> dg.RunRequest:
+    """One run of the planned days and assets."""
+    return dg.RunRequest(
+        job_name=materialize_days.name,
+        asset_selection=[dg.AssetKey(path.split("/")) for path in plan.assets],
+        run_config=scope_config(list(plan.tenants)),
+        tags=plan_tags(plan),
+    )
+
+
+def plan_tags(plan: PlannedRun) -> dict[str, str]:
+    return {**DayRange(plan.first, plan.last).tags, ARRIVALS_TAG: f"{plan.newest}:{plan.first}:{plan.assets[0]}"}
+
+
+def _why_not(instance: dg.DagsterInstance, plan: PlannedRun) -> str | None:
+    """Why this plan is not started now, None to start it."""
+    runs = instance.get_runs(dg.RunsFilter(tags={ARRIVALS_TAG: plan_tags(plan)[ARRIVALS_TAG]}), limit=MOST_TRIES + 1)
+    if any(run.status in _UNDER_WAY for run in runs):
+        return f"the run of {plan.first} to {plan.last} is under way"
+    if len(runs) >= MOST_TRIES:
+        return f"{plan.first} to {plan.last} is still stale after {len(runs)} runs; see run {runs[0].run_id[:8]}, then materialize it by hand"
+    return None
+
+
+def _running(instance: dg.DagsterInstance, job: str) -> bool:
+    return bool(instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=_UNDER_WAY), limit=1))
+
+
+def _new_materializations(instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, int]:
+    """The newest storage id of any figure's materialization, and how many came since `cursor`.
+
+    Only wakes and informs: what is judged follows from `publications`, because PostgreSQL may commit storage ids out of order.
+    """
+    after = int(cursor) if cursor else None
+    newest, count = after or 0, 0
+    for _, asset in family_sources(None):
+        key = dg.AssetKey(asset.split("/"))
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, after_storage_id=after), limit=1_000, ascending=after is not None
+        ).records
+        count += len(records)
+        newest = max([newest, *(r.storage_id for r in records)])
+    return str(newest), count

@@ -1,0 +1,37 @@
+"""The tables and assets that follow from the metric catalogue, for whoever walks all of them."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analytics_dagster.lake.schemas import EVENT_TABLES, QUARANTINE, TableSchema
+
+if TYPE_CHECKING:
+    from analytics_dagster.metrics.declarations import Catalogue
+
+
+@functools.cache
+def catalogue(extra: Path | None) -> Catalogue:
+    """The declared metrics, read once per process and folder."""
+    from analytics_dagster.metrics.load import load_catalogue
+
+    return load_catalogue(extra)
+
+
+def family_sources(extra: Path | None) -> list[tuple[str, str]]:
+    """Pairs of a raw table's name and the asset of a family computed from it."""
+    return [(family.source, family.asset) for family in catalogue(extra).families]
+
+
+def derived_tables(extra: Path | None) -> list[TableSchema]:
+    """Every table that is neither landing nor raw."""
+    from analytics_dagster.insights.page import INSIGHTS
+    from analytics_dagster.ml.anomaly import ANOMALIES
+    from analytics_dagster.ml.forecast import FORECASTS
+    from analytics_dagster.orchestration.build import outcomes_table
+    from analytics_dagster.quality.scorecard import SCORECARD
+
+    series = [family.table(grain) for family in catalogue(extra).families for grain in ("hour", "day")]
+    return [*series, *(outcomes_table(t) for t in EVENT_TABLES), SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE]

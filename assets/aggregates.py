@@ -1,0 +1,88 @@
+"""Aggregates: one asset a metric family, computed from its declaration; hours from raw, days merged from hours.
+
+A tenant's day whose gate is closed keeps the figures it had, and is published again when its input passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.metrics.declarations import Family
+from analytics_dagster.orchestration.build import build_aggregates
+from analytics_dagster.orchestration.checks import built_check_spec, built_result
+from analytics_dagster.orchestration.metadata import (
+    add_partition_counts,
+    add_to_newest,
+    column_schema,
+    family_lineage,
+    tenant_day_table,
+)
+from analytics_dagster.orchestration.partitions import DAYS, day_range
+from analytics_dagster.orchestration.pictures import family_pictures
+from analytics_dagster.orchestration.resources import Platform, TenantScope
+from analytics_dagster.orchestration.tables import catalogue
+from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+
+
+def description(family: Family) -> str:
+    """The family and its metrics, as markdown."""
+    lines = [f"- `{m.name}` ({m.unit}): {m.description}" for m in family.metrics]
+    return f"{family.description}\n\nMetrics, for `analytics query`:\n" + "\n".join(lines)
+
+
+def aggregate_asset(family: Family) -> dg.AssetsDefinition:
+    """The asset `aggregates/<family>`."""
+    source = BY_NAME[family.source]
+    days_table = family.table("day")
+
+    @dg.asset(
+        key=dg.AssetKey(["aggregates", family.name]),
+        deps=[dg.AssetKey(["raw", family.source])],
+        description=description(family),
+        group_name="aggregates",
+        owners=OWNERS,
+        kinds={"deltalake", "duckdb"},
+        tags={"layer": "aggregates"},
+        metadata={
+            "dagster/column_schema": column_schema(days_table),
+            "dagster/column_lineage": family_lineage(family),
+        },
+        partitions_def=DAYS,
+        backfill_policy=BACKFILL,
+        retry_policy=RETRY,
+        freshness_policy=daily_freshness(),
+        check_specs=[built_check_spec(family.asset)],
+        pool=f"aggregates_{family.name}",
+    )
+    def aggregate(
+        context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        installation = platform.open()
+        days = day_range(context)
+        built = build_aggregates(
+            installation, family, source, scope.of(installation), days.first, days.last, context.run_id, context.log
+        )
+        add_partition_counts(context, built.publications)
+        add_to_newest(
+            context,
+            days,
+            {
+                "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{days_table.path}",
+                "dagster/row_count": built.rows,
+                "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
+                "seconds": built.seconds,
+                **family_pictures(installation, family, built.tenants, days.last),
+            },
+        )
+        yield dg.MaterializeResult()
+        yield built_result(built)
+
+    return aggregate
+
+
+# The built-in catalogue: metrics of ANALYTICS_METRICS are queried, charted and alerted on, but reading the environment
+# while code loads would make the graph depend on who loads it.
+ASSETS = [aggregate_asset(family) for family in catalogue(None).families]

@@ -1,0 +1,57 @@
+"""Quality: the scorecard, all verdicts of a tenant's day with one score; the checks themselves stand beside raw assets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from analytics_dagster.lake.schemas import EVENT_TABLES
+from analytics_dagster.orchestration.build import build_scorecard
+from analytics_dagster.orchestration.checks import built_check_spec, built_result
+from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.partitions import DAYS, day_range
+from analytics_dagster.orchestration.pictures import quality_metadata
+from analytics_dagster.orchestration.resources import Platform, TenantScope
+from analytics_dagster.quality.scorecard import SCORECARD
+from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+
+
+@dg.asset(
+    key=dg.AssetKey(["quality", "scorecard"]),
+    deps=[dg.AssetKey(["raw", table.name]) for table in EVENT_TABLES],
+    description=f"{SCORECARD.description}\n\nA closed gate is a critical check that failed: see the check on the raw asset for its rows.",
+    group_name="quality",
+    owners=OWNERS,
+    kinds={"deltalake", "greatexpectations"},
+    tags={"layer": "quality"},
+    metadata={"dagster/column_schema": column_schema(SCORECARD)},
+    partitions_def=DAYS,
+    backfill_policy=BACKFILL,
+    retry_policy=RETRY,
+    freshness_policy=daily_freshness(),
+    check_specs=[built_check_spec(SCORECARD.path)],
+    pool="quality_scorecard",
+)
+def scorecard(
+    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    installation = platform.open()
+    days = day_range(context)
+    built = build_scorecard(installation, scope.of(installation), days.first, days.last, context.run_id, context.log)
+    add_partition_counts(context, built.publications)
+    add_to_newest(
+        context,
+        days,
+        {
+            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{SCORECARD.path}",
+            "dagster/row_count": built.rows,
+            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
+            **quality_metadata(installation, built.tenants, days.first, days.last),
+        },
+    )
+    yield dg.MaterializeResult()
+    yield built_result(built)
+
+
+ASSETS = [scorecard]
