@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from rows import samples
 
 from analytics_dagster.errors import IntegrityError, InvalidNameError
 from analytics_dagster.lake.content import EMPTY_HASH, day_contents
@@ -34,40 +35,40 @@ def test_a_table_that_was_never_written_reads_as_empty_with_its_columns(lake: La
         assert empty.schema.names == [c.name for c in schema.columns]
 
 
-def test_what_is_written_is_read_back_equal(lake: Lake, make_samples) -> None:
+def test_what_is_written_is_read_back_equal(lake: Lake) -> None:
     table = lake.tenant("acme").table(SYSTEM_SAMPLES)
-    rows = make_samples(JAN_1, 3)
+    rows = samples(JAN_1, 3)
     table.overwrite_days(rows, day(1), day(3))
     assert table.read().sort_by("ts").equals(rows.sort_by("ts").cast(SYSTEM_SAMPLES.arrow), check_metadata=False)
 
 
-def test_overwriting_a_range_is_one_commit_and_leaves_other_days_alone(lake: Lake, make_samples) -> None:
+def test_overwriting_a_range_is_one_commit_and_leaves_other_days_alone(lake: Lake) -> None:
     table = lake.tenant("acme").table(SYSTEM_SAMPLES)
-    table.overwrite_days(make_samples(JAN_1, 40), day(1), day(40))
+    table.overwrite_days(samples(JAN_1, 40), day(1), day(40))
     before, version = day_contents(table, day(1), day(40)), table.version()
-    table.overwrite_days(make_samples(day(10), 11, cpu=99.0), day(10), day(20))
+    table.overwrite_days(samples(day(10), 11, cpu=99.0), day(10), day(20))
     after = day_contents(table, day(1), day(40))
     assert table.version() == version + 1
     assert {d for d in before if before[d] != after[d]} == {day(n) for n in range(10, 21)}
 
 
-def test_overwriting_days_with_nothing_empties_just_them(lake: Lake, make_samples) -> None:
+def test_overwriting_days_with_nothing_empties_just_them(lake: Lake) -> None:
     table = lake.tenant("acme").table(SYSTEM_SAMPLES)
-    table.overwrite_days(make_samples(JAN_1, 3), day(1), day(3))
+    table.overwrite_days(samples(JAN_1, 3), day(1), day(3))
     table.overwrite_days(SYSTEM_SAMPLES.arrow.empty_table(), day(2), day(2))
     assert [c.rows for c in day_contents(table, day(1), day(3)).values()] == [24, 0, 24]
 
 
-def test_a_row_of_another_day_stops_the_write_and_changes_nothing(lake: Lake, make_samples) -> None:
+def test_a_row_of_another_day_stops_the_write_and_changes_nothing(lake: Lake) -> None:
     table = lake.tenant("acme").table(SYSTEM_SAMPLES)
-    table.overwrite_days(make_samples(JAN_1, 2), day(1), day(2))
+    table.overwrite_days(samples(JAN_1, 2), day(1), day(2))
     with pytest.raises(IntegrityError, match="rows of 2026-01-01 to 2026-01-03 in a write of 2026-01-01 to 2026-01-02"):
-        table.overwrite_days(make_samples(JAN_1, 3, cpu=1.0), day(1), day(2))
+        table.overwrite_days(samples(JAN_1, 3, cpu=1.0), day(1), day(2))
     assert table.version() == 0
 
 
-def test_the_hash_does_not_depend_on_the_order_of_rows(lake: Lake, make_samples) -> None:
-    rows = make_samples(JAN_1, 1)
+def test_the_hash_does_not_depend_on_the_order_of_rows(lake: Lake) -> None:
+    rows = samples(JAN_1, 1)
     hashes = []
     for tenant, data in (("a", rows), ("b", rows.sort_by([("ts", "descending")]))):
         table = lake.tenant(tenant).table(SYSTEM_SAMPLES)
@@ -76,8 +77,8 @@ def test_the_hash_does_not_depend_on_the_order_of_rows(lake: Lake, make_samples)
     assert hashes[0] == hashes[1]
 
 
-def test_the_hash_tells_a_null_from_an_empty_text_and_a_doubled_row_from_a_single_one(lake: Lake, make_samples) -> None:
-    rows = make_samples(JAN_1, 1)
+def test_the_hash_tells_a_null_from_an_empty_text_and_a_doubled_row_from_a_single_one(lake: Lake) -> None:
+    rows = samples(JAN_1, 1)
     empty = rows.set_column(2, "host", pa.array([""] * rows.num_rows))
     null = rows.set_column(2, "host", pa.array([None] * rows.num_rows, pa.string()))
     contents = []
@@ -99,15 +100,15 @@ def test_no_path_is_made_from_what_is_no_tenant_id(lake: Lake, bad: str) -> None
         lake.tenant(bad)
 
 
-def test_tenants_do_not_see_each_other(lake: Lake, make_samples) -> None:
-    lake.tenant("acme").table(SYSTEM_SAMPLES).append(make_samples(JAN_1, 1))
+def test_tenants_do_not_see_each_other(lake: Lake) -> None:
+    lake.tenant("acme").table(SYSTEM_SAMPLES).append(samples(JAN_1, 1))
     assert lake.tenant("acm").table(SYSTEM_SAMPLES).read().num_rows == 0
 
 
-def test_maintenance_keeps_what_is_there(lake: Lake, make_samples) -> None:
+def test_maintenance_keeps_what_is_there(lake: Lake) -> None:
     table = lake.tenant("acme").table(SYSTEM_SAMPLES)
     for _ in range(3):
-        table.overwrite_days(make_samples(JAN_1, 5), day(1), day(5))
+        table.overwrite_days(samples(JAN_1, 5), day(1), day(5))
     before = day_contents(table, day(1), day(5))
     table.maintain(dt.timedelta(0))
     assert day_contents(table, day(1), day(5)) == before
@@ -119,7 +120,7 @@ _OVERWRITE = """
     import datetime as dt, sys
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from conftest import samples
+    from rows import samples
     from analytics_dagster.lake.lake import Lake
     from analytics_dagster.lake.schemas import SYSTEM_SAMPLES
     first = dt.date(2026, 1, 1)
@@ -133,7 +134,7 @@ _OVERWRITE = """
 
 def _writer(tmp_path: Path, times: int, offset: int) -> subprocess.Popen[bytes]:
     code = _OVERWRITE.format(
-        tests=str(Path(__file__).parent), root=str(tmp_path / "lake"), locks=str(tmp_path / "locks"), times=times, offset=offset
+        tests=str(Path(__file__).parent.parent), root=str(tmp_path / "lake"), locks=str(tmp_path / "locks"), times=times, offset=offset
     )
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
 
@@ -148,9 +149,9 @@ def test_two_processes_overwriting_one_table_lose_no_commit(lake: Lake, tmp_path
     assert set(table.read(columns=["cpu_percent"]).column(0).to_pylist()) == {9.0}
 
 
-def test_a_killed_writer_leaves_whole_days_and_no_lock(lake: Lake, tmp_path: Path, make_samples) -> None:
+def test_a_killed_writer_leaves_whole_days_and_no_lock(lake: Lake, tmp_path: Path) -> None:
     table = lake.tenant("acme").table(SYSTEM_SAMPLES)
-    table.overwrite_days(make_samples(JAN_1, 1, cpu=-1.0), JAN_1, JAN_1)
+    table.overwrite_days(samples(JAN_1, 1, cpu=-1.0), JAN_1, JAN_1)
     for pause in (0.02, 0.05, 0.11):
         writer = _writer(tmp_path, 100_000, 0)
         assert writer.stdout is not None
@@ -161,7 +162,7 @@ def test_a_killed_writer_leaves_whole_days_and_no_lock(lake: Lake, tmp_path: Pat
         values = table.read(columns=["cpu_percent"]).column(0).to_pylist()
         assert len(values) == 24
         assert len(set(values)) == 1
-    table.overwrite_days(make_samples(JAN_1, 1, cpu=5.0), JAN_1, JAN_1)
+    table.overwrite_days(samples(JAN_1, 1, cpu=5.0), JAN_1, JAN_1)
     assert set(table.read(columns=["cpu_percent"]).column(0).to_pylist()) == {5.0}
 
 
