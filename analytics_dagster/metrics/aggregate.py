@@ -20,33 +20,43 @@ if TYPE_CHECKING:
 
 # Source rows that one query groups: 4,000,000 plays by hour and five dimensions stay below 700 MB, sets included.
 ROWS_AT_ONCE = 4_000_000
-# Days that are certainly below it are not counted first: counting opens every file a second time.
-UNCOUNTED_DAYS = 1
 _BATCH_ROWS = 16_384
 
 Span = tuple[dt.date, dt.date]
 
 
 def aggregate_days(
-    tenant: TenantLake, family: Family, first: dt.date, last: dt.date, *, stream_ms: int, skip: Collection[dt.date] = ()
+    tenant: TenantLake,
+    family: Family,
+    first: dt.date,
+    last: dt.date,
+    *,
+    stream_ms: int,
+    skip: Collection[dt.date] = (),
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> None:
     """Compute `<family>_hour` and `<family>_day` for the days `first` to `last` (inclusive, UTC), in one commit each.
 
     Reads raw/<source>. The same rows give the same sorted rows. Days in `skip` keep what they had. `stream_ms` is the length
-    from which a play counts as a stream. A process killed between both commits leaves days that the next run mends.
+    from which a play counts as a stream. A process killed between both commits leaves days that the next run mends. A tenant
+    that never had such rows gets no tables.
     """
     raw, hours, days = (tenant.table(s) for s in (BY_NAME[family.source], family.table(Grain.HOUR), family.table(Grain.DAY)))
+    if not raw.exists() and not hours.exists():
+        return
     skipped = frozenset(day for day in skip if first <= day <= last)
     with connect() as connection:
-        spans = _spans(connection, raw, first, last)
+        spans = _spans(connection, raw, first, last, rows_at_once)
         hour_rows = _hour_rows(connection, family, raw, hours, spans, skipped, stream_ms)
         hours.overwrite_days(_reader(hours.schema, hour_rows), first, last)
         days.overwrite_days(_reader(days.schema, _day_rows(connection, family, hours, spans)), first, last)
 
 
-def _spans(connection: duckdb.DuckDBPyConnection, raw: Table, first: dt.date, last: dt.date) -> list[Span]:
-    """Consecutive ranges of days of about ROWS_AT_ONCE rows, that cover `first` to `last`."""
-    if (last - first).days < UNCOUNTED_DAYS:
+def _spans(
+    connection: duckdb.DuckDBPyConnection, raw: Table, first: dt.date, last: dt.date, rows_at_once: int
+) -> list[Span]:
+    """Consecutive ranges of whole days, of at most `rows_at_once` rows unless one day has more, that cover `first` to `last`."""
+    if first == last:
         return [(first, last)]
     counts = connection.execute(
         f"SELECT CAST(ts AS DATE) AS day, count(*) FROM {raw.sql(first, last)} GROUP BY day ORDER BY day"
@@ -54,7 +64,7 @@ def _spans(connection: duckdb.DuckDBPyConnection, raw: Table, first: dt.date, la
     spans: list[Span] = []
     begin, held = first, 0
     for day, rows in counts:
-        if held and held + rows > ROWS_AT_ONCE:
+        if held and held + rows > rows_at_once:
             spans.append((begin, day - dt.timedelta(days=1)))
             begin, held = day, 0
         held += rows
