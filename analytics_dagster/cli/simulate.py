@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def simulate(
     ctx: typer.Context,
     tenants: Annotated[int, typer.Option(help="How many: aurora, borealis, cascade, tenant-4, ...")] = 3,
-    users: Annotated[int, typer.Option(help="Listeners of each tenant on its first day; each makes about 9 plays a day.")] = 1_000,
+    users: Annotated[
+        int, typer.Option(help="Listeners of each tenant on its first day; each plays about 9 tracks a day.")
+    ] = 1_000,
     days: Annotated[int, typer.Option(help="How many days, up to and with --until.")] = 90,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal rows.")] = 42,
     until: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC). Default: yesterday.")] = None,
@@ -95,7 +97,13 @@ def _progress(draw: bool) -> Iterator[Callable[[str, float], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("simulate  {task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("simulate  {task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("listeners and music", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)

@@ -34,10 +34,12 @@ def chosen(dictionary: Column, codes: Codes | Indices | Ints, missing: Flags | N
 
 
 def numbers(values: Indices | Ints, missing: Flags | None = None) -> Column:
+    """Integers, null where the row is marked missing."""
     return pa.array(values.astype(np.int64), pa.int64(), mask=missing)
 
 
 def constant(value: str, count: int) -> Column:
+    """The same text in each row."""
     return pa.repeat(pa.scalar(value, pa.string()), count)
 
 
@@ -66,4 +68,5 @@ def table(schema: TableSchema, columns: Mapping[str, Column]) -> pa.Table:
 
 
 def sorted_by_time(rows: pa.Table) -> pa.Table:
+    """The rows in order of `ts`."""
     return rows.take(pc.sort_indices(rows, [("ts", "ascending")]))

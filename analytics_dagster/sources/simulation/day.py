@@ -116,6 +116,6 @@ def _broken(population: Population, day: date, plays: Plays) -> Flags | None:
         if incident.kind is IncidentKind.BROKEN_CLIENT and incident.covers(day):
             rng = stream(population.parameters.seed, population.parameters.tenant, incident.incident)
             device = names.index(str(incident.parameters["device"]))
-            return (plays.device == device) & (rng.random(len(plays)) < incident.number("share"))
+            broken: Flags = (plays.device == device) & (rng.random(len(plays)) < incident.number("share"))
+            return broken
     return None
-

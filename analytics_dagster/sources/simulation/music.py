@@ -194,7 +194,8 @@ def _artists(parameters: Parameters, rng: np.random.Generator, count: int, genre
 def _artist_name(a: int, b: int, c: int) -> str:
     adjective, noun = ADJECTIVES[a % len(ADJECTIVES)], NOUNS[b % len(NOUNS)]
     first, last = FIRST_NAMES[a % len(FIRST_NAMES)], LAST_NAMES[b % len(LAST_NAMES)]
-    return (f"{first} {last}", f"{first} {last}", f"The {adjective} {noun}", f"{adjective} {noun}", f"{first} & the {noun}")[c % 5]
+    person = f"{first} {last}"
+    return (person, person, f"The {adjective} {noun}", f"{adjective} {noun}", f"{first} & the {noun}")[c % 5]
 
 
 def _base_tracks(parameters: Parameters, rng: np.random.Generator, count: int, artists: _Artists) -> _Tracks:

@@ -82,8 +82,8 @@ def load_parameters(home: Path, tenant: str) -> Parameters | None:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{path} is damaged ({error!r}); put back a copy, or remove the home and simulate again: without it the simulation of "
-            f"{tenant} cannot be continued"
+            f"{path} is damaged ({error!r}); put back a copy, or remove the home and simulate again: without it the "
+            f"simulation of {tenant} cannot be continued"
         ) from error
 
 

@@ -201,7 +201,9 @@ def _people(
 def _careers(rng: np.random.Generator, count: int, week: int | None, activity: Floats) -> dict[str, Ints]:
     """When each listener registers, upgrades, cancels, comes back and leaves, as moments in that order."""
     clock = rng.integers(6 * 3_600_000, 23 * 3_600_000, size=(5, count))
-    stay = rng.exponential(MEAN_STAY_DAYS, count)
+    stay: Floats = rng.exponential(MEAN_STAY_DAYS, count)
+    registered: Floats
+    quit_day: Floats
     if week is None:
         registered = -1 - np.minimum(rng.exponential(480.0, count), 2_600.0)
         present = np.zeros(count)
@@ -229,9 +231,7 @@ def _careers(rng: np.random.Generator, count: int, week: int | None, activity: F
     return {"registered": moments[0], "upgrade": upgraded, "cancel": cancelled, "reactivate": returned, "quit": leaves}
 
 
-def _libraries(
-    rng: np.random.Generator, count: int, genre: Codes, second_genre: Codes, favourites: GenreSampler
-) -> Indices:
+def _libraries(rng: np.random.Generator, count: int, genre: Codes, second_genre: Codes, favourites: GenreSampler) -> Indices:
     """The tracks that each listener comes back to: half of the main genre, a quarter of the second, the rest of any."""
     theme = np.empty((count, LIBRARY_TRACKS), dtype=np.int8)
     half, three_quarters = LIBRARY_TRACKS // 2, 3 * LIBRARY_TRACKS // 4

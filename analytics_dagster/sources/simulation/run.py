@@ -78,6 +78,8 @@ class TenantReport:
 
 @dataclass(frozen=True)
 class SimulationReport:
+    """What a simulation added, tenant by tenant, and how long it took."""
+
     tenants: tuple[TenantReport, ...]
     seconds: float
 
@@ -119,7 +121,7 @@ def simulate(installation: Installation, plan: SimulationPlan, progress: Progres
     wanted = [plan.parameters(ordinal) for ordinal in range(plan.tenants)]
     if wanted[0].first_day < first_allowed:
         raise UserError(
-            f"the simulation would begin on {wanted[0].first_day}, before ANALYTICS_FIRST_DAY={first_allowed}; simulate fewer days"
+            f"the simulation would begin on {wanted[0].first_day}, before ANALYTICS_FIRST_DAY={first_allowed}; give fewer --days"
         )
     home = installation.settings.analytics_home
     chosen = []
@@ -131,9 +133,7 @@ def simulate(installation: Installation, plan: SimulationPlan, progress: Progres
     return _simulate(installation, chosen, plan.until, progress or _silent)
 
 
-def simulate_through(
-    installation: Installation, tenant: str, until: date, progress: Progress | None = None
-) -> SimulationReport:
+def simulate_through(installation: Installation, tenant: str, until: date, progress: Progress | None = None) -> SimulationReport:
     """Go on with one simulated tenant up to and with a day. Raises NotFoundError for a tenant that was never simulated."""
     parameters = load_parameters(installation.settings.analytics_home, tenant)
     if parameters is None:
@@ -173,11 +173,9 @@ def _tasks(installation: Installation, population: Population, first: date, unti
     """The arrivals that bring a tenant's missing days, in time order."""
     parameters = population.parameters
     completed, begun = _known_days(installation, parameters)
-    missing = [
-        day for offset in range((until - first).days + 1) if (day := first + timedelta(days=offset)) not in completed
-    ]
+    missing = [day for offset in range((until - first).days + 1) if (day := first + timedelta(days=offset)) not in completed]
     newest = max(completed, default=None)
-    tasks = []
+    tasks: list[_Task] = []
     for days in arrival_days(missing, delivery_days(population), parameters.users * PLAYS_PER_USER):
         tasks.append(
             _Task(
@@ -265,9 +263,8 @@ def _store(installation: Installation, task: _Task, tables: dict[str, pa.Table])
 def _report(population: Population, tasks: list[_Task], rows: dict[str, int]) -> TenantReport:
     days = [day for task in tasks if task.population is population for day in task.days]
     began = {one.incident for one in population.incidents if any(one.covers(day) for day in days)}
-    return TenantReport(
-        population.parameters.tenant, min(days, default=None), max(days, default=None), len(days), dict(sorted(rows.items())), len(began)
-    )
+    first, last = min(days, default=None), max(days, default=None)
+    return TenantReport(population.parameters.tenant, first, last, len(days), dict(sorted(rows.items())), len(began))
 
 
 def _refuse_real_tenant(installation: Installation, tenant: str) -> None:

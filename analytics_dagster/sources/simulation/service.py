@@ -121,8 +121,8 @@ def _statuses(endpoint: Ints, failing: Floats, rng: np.random.Generator) -> Ints
 
 def hosts(users: int) -> list[str]:
     """A tenant's machines: more API hosts for more listeners."""
-    extra = min(12, users // 20_000)
-    return [f"{kind}-{number + 1}" for kind, count in HOSTS_PER_TENANT for number in range(count + (extra if kind == "api" else 0))]
+    extra = {"api": min(12, users // 20_000)}
+    return [f"{kind}-{n + 1}" for kind, count in HOSTS_PER_TENANT for n in range(count + extra.get(kind, 0))]
 
 
 def system_samples(population: Population, day: date, plays: Plays) -> pa.Table:
@@ -178,7 +178,8 @@ def recorded_points(population: Population, day: date, plays: Plays) -> pa.Table
     shared = rng.random(len(plays), dtype=np.float32) < _share_chance(population, day, plays)
     which = np.flatnonzero(shared)
     channels = pick(rng, [share for _, share in SHARE_CHANNELS], len(which)).astype(np.int64)
-    labels = [f'{{"channel":"{channel}","country":"{country}"}}' for country in population.countries for channel, _ in SHARE_CHANNELS]
+    combinations = [(channel, country) for country in population.countries for channel, _ in SHARE_CHANNELS]
+    labels = [f'{{"channel":"{channel}","country":"{country}"}}' for channel, country in combinations]
     label = population.listeners.country[plays.member[which]].astype(np.int64) * len(SHARE_CHANNELS) + channels
     when = np.minimum(plays.ts[which] + rng.integers(2_000, 60_000, len(which)), DAY_MS - 1)
     hours = np.arange(0, DAY_MS, ENGAGEMENT_SECONDS * 1_000, dtype=np.int64)

@@ -17,7 +17,7 @@ class Market:
     price_minor: int
     """In hundredths of the tenant's reporting currency, in which all its listeners are billed: amounts may be added up."""
     utc_offsets: tuple[int, ...]
-    """Whole hours from UTC, one of which each listener lives in. Standard time all year: the simulation has no daylight saving."""
+    """Whole hours from UTC, one of which each listener lives in. Standard time all year: no daylight saving here."""
     ecpm_micros: int
     """Revenue of a thousand filled audio advertisements, in millionths of the reporting currency."""
 
@@ -177,25 +177,30 @@ HABITS: tuple[tuple[str, float, tuple[float, ...], tuple[float, ...]], ...] = (
     ),
 )
 
-ADJECTIVES = tuple(
-    "Amber Bitter Blue Broken Bright Burning Copper Crimson Distant Double Early Electric Empty Endless Faded Fallen Foreign Frozen "
-    "Gentle Golden Hidden Hollow Honest Inner Kind Last Little Lonely Lost Loud Lucky Midnight Modern Neon New Northern Old Open "
-    "Paper Plastic Quiet Restless Rolling Sacred Second Silent Silver Slow Southern Spare Static Summer Sweet Tender Velvet Violet "
-    "Warm Western Wild Winter Young".split()
+_ADJECTIVES = (
+    "Amber Bitter Blue Broken Bright Burning Copper Crimson Distant Double Early Electric Empty Endless Faded Fallen "
+    "Foreign Frozen Gentle Golden Hidden Hollow Honest Inner Kind Last Little Lonely Lost Loud Lucky Midnight Modern Neon "
+    "New Northern Old Open Paper Plastic Quiet Restless Rolling Sacred Second Silent Silver Slow Southern Spare Static "
+    "Summer Sweet Tender Velvet Violet Warm Western Wild Winter Young"
 )
-NOUNS = tuple(
-    "Animals Arrows Bridges Canyons Cathedral Circles Cities Clouds Coast Colours Corners Daylight Dreams Echoes Engines Fields Fires "
-    "Flowers Gardens Ghosts Harbour Hearts Hills Horizon Hours Houses Islands Kites Ladders Lanterns Letters Lights Lines Machines "
-    "Maps Meadow Mirrors Moons Mountains Oceans Orchards Pilots Planets Radio Rain Rivers Rooms Sails Shadows Signals Silence Sparks "
-    "Stars Stations Stones Stories Streets Tides Towers Trains Valley Voices Waves Windows Wires Wolves".split()
+_NOUNS = (
+    "Animals Arrows Bridges Canyons Cathedral Circles Cities Clouds Coast Colours Corners Daylight Dreams Echoes Engines "
+    "Fields Fires Flowers Gardens Ghosts Harbour Hearts Hills Horizon Hours Houses Islands Kites Ladders Lanterns Letters "
+    "Lights Lines Machines Maps Meadow Mirrors Moons Mountains Oceans Orchards Pilots Planets Radio Rain Rivers Rooms Sails "
+    "Shadows Signals Silence Sparks Stars Stations Stones Stories Streets Tides Towers Trains Valley Voices Waves Windows "
+    "Wires Wolves"
 )
-FIRST_NAMES = tuple(
-    "Ada Aiko Amara Anders Anouk Beatriz Bruno Camila Chidi Clara Dario Elena Emil Esra Farid Freja Gael Hana Hugo Ines Ivo Jonas "
-    "Kaia Kenji Leila Lior Lucia Malik Marta Mateo Mina Nadia Niko Noor Oskar Paloma Petra Rafael Rosa Samir Sana Sofia Tariq Teo "
-    "Uma Vera Viktor Yara Zoe Zuri".split()
+_FIRST_NAMES = (
+    "Ada Aiko Amara Anders Anouk Beatriz Bruno Camila Chidi Clara Dario Elena Emil Esra Farid Freja Gael Hana Hugo Ines Ivo "
+    "Jonas Kaia Kenji Leila Lior Lucia Malik Marta Mateo Mina Nadia Niko Noor Oskar Paloma Petra Rafael Rosa Samir Sana "
+    "Sofia Tariq Teo Uma Vera Viktor Yara Zoe Zuri"
 )
-LAST_NAMES = tuple(
-    "Adler Alvarez Andersen Bakker Barros Berg Castro Chen Costa Dahl Diallo Duarte Eriksen Farouk Fischer Fontaine Garcia Haddad "
-    "Hansen Ibarra Ito Jensen Kaur Keller Kim Kovac Larsen Lindqvist Lopez Marchetti Mendes Moreau Nakamura Novak Okafor Oliveira "
-    "Pereira Petrov Quintero Rossi Salazar Santos Sato Silva Sorensen Tanaka Torres Varga Weber Yilmaz".split()
+_LAST_NAMES = (
+    "Adler Alvarez Andersen Bakker Barros Berg Castro Chen Costa Dahl Diallo Duarte Eriksen Farouk Fischer Fontaine Garcia "
+    "Haddad Hansen Ibarra Ito Jensen Kaur Keller Kim Kovac Larsen Lindqvist Lopez Marchetti Mendes Moreau Nakamura Novak "
+    "Okafor Oliveira Pereira Petrov Quintero Rossi Salazar Santos Sato Silva Sorensen Tanaka Torres Varga Weber Yilmaz"
 )
+ADJECTIVES = tuple(_ADJECTIVES.split())
+NOUNS = tuple(_NOUNS.split())
+FIRST_NAMES = tuple(_FIRST_NAMES.split())
+LAST_NAMES = tuple(_LAST_NAMES.split())

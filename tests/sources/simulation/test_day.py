@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +83,11 @@ def test_popularity_has_a_heavy_head_and_a_long_tail(aurora: Population) -> None
 def test_hours_and_weekdays_leave_their_pattern() -> None:
     # cascade lives in few time zones, so that its hours show in UTC
     population = world(2)
-    days = [day for day in (date(2026, 1, 5) + timedelta(days=n) for n in range(28)) if not any(i.covers(day) for i in population.incidents)]
+    days = [
+        day
+        for day in (date(2026, 1, 5) + timedelta(days=n) for n in range(28))
+        if not any(i.covers(day) for i in population.incidents)
+    ]
     by_hour = np.zeros(24)
     by_weekday: dict[int, list[int]] = {}
     for day in days:
@@ -94,14 +99,20 @@ def test_hours_and_weekdays_leave_their_pattern() -> None:
     assert np.mean(by_weekday[5]) > 1.04 * np.mean(by_weekday[1])
 
 
-def test_the_plays_of_a_session_follow_one_another_and_sessions_of_a_listener_do_not_overlap(ordinary: dict[str, pa.Table]) -> None:
-    plays = ordinary["plays"].select(["listener_id", "ts", "ms_played", "session_id"]).sort_by([("listener_id", "ascending"), ("ts", "ascending")])
+def test_plays_follow_one_another_and_a_listeners_sessions_do_not_overlap(
+    ordinary: dict[str, pa.Table],
+) -> None:
+    plays = (
+        ordinary["plays"]
+        .select(["listener_id", "ts", "ms_played", "session_id"])
+        .sort_by([("listener_id", "ascending"), ("ts", "ascending")])
+    )
     listener, session = plays["listener_id"].to_pylist(), plays["session_id"].to_pylist()
     start = plays["ts"].cast(pa.int64()).to_numpy() // 1_000
     end = start + plays["ms_played"].to_numpy()
     gaps = start[1:] - end[:-1]
-    same_listener = np.array([a == b for a, b in zip(listener, listener[1:], strict=False)])
-    same_session = np.array([a == b for a, b in zip(session, session[1:], strict=False)])
+    same_listener = np.array([a == b for a, b in pairwise(listener)])
+    same_session = np.array([a == b for a, b in pairwise(session)])
     assert (gaps[same_session] >= 300).all()
     assert (gaps[same_session] < 60_000).all()
     assert (gaps[same_listener & ~same_session] > 30 * 60_000).all()
@@ -176,7 +187,7 @@ def test_renewals_come_every_thirty_days(aurora: Population) -> None:
         for row in simulate_day(aurora, FIRST + timedelta(days=offset))["subscriptions"].to_pylist():
             if row["event"] in ("upgrade", "renewal", "reactivate"):
                 paid.setdefault(row["listener_id"], []).append(row["ts"].date())
-    gaps = [(b - a).days for days in paid.values() for a, b in zip(days, days[1:], strict=False)]
+    gaps = [(b - a).days for days in paid.values() for a, b in pairwise(days)]
     assert len(gaps) > 200
     assert gaps.count(30) > 0.97 * len(gaps)
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_incidents_never_touch_one_another_the_first_days_or_the_last_three(seed
         assert parameters.day_number(one.first) >= 2
         # A late batch, at most two days late, has come by then too; a very short simulation has no room for three days.
         assert one.end <= datetime(LAST.year, 1, 1, tzinfo=UTC) + timedelta(days=max(days - 3, 3))
-    for earlier, later in zip(planned, planned[1:], strict=False):
+    for earlier, later in pairwise(planned):
         assert earlier.end <= datetime.combine(later.first, datetime.min.time(), UTC)
 
 

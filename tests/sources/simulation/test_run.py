@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from datetime import date, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from analytics_dagster.sources.simulation import (
     simulate_through,
     simulated_tenants,
 )
+from analytics_dagster.sources.simulation.parameters import save_parameters
 from analytics_dagster.sources.simulation.run import arrival_days
 
 UNTIL = date(2026, 3, 9)
@@ -58,13 +60,10 @@ def test_day_by_day_gives_what_a_range_gives(tmp_path: Path, clock: ManualClock)
     at_once, daily = (_fresh(tmp_path / name, clock) for name in ("at-once", "daily"))
     plan = SimulationPlan(tenants=1, users=60, days=24, seed=5, until=UNTIL)
     simulate(at_once, plan)
-    first_part = UNTIL - timedelta(days=15)
-    # The plan's days decide where incidents lie, so the first call plans them all and the clock holds it back.
-    from analytics_dagster.sources.simulation.parameters import save_parameters
-
+    # The planned days decide where incidents lie, so the daily one is given the same plan, and then days one at a time.
     save_parameters(daily.settings.analytics_home, plan.parameters(0))
-    for offset in range(16):
-        simulate_through(daily, "aurora", first_part + timedelta(days=offset))
+    for offset in range(24):
+        simulate_through(daily, "aurora", UNTIL - timedelta(days=23 - offset))
     for table in schemas.EVENT_TABLES:
         assert _rows(at_once, table.name) == _rows(daily, table.name), table.name
     for table in schemas.CATALOGUE_TABLES:
@@ -126,9 +125,9 @@ class _DiesAfter(Landing):
 
 
 @pytest.mark.parametrize("commits", [1, 4, 9, 13])
-def test_a_killed_simulation_goes_on_without_duplicates(installation: Installation, tmp_path: Path, clock: ManualClock, commits: int) -> None:
-    import dataclasses
-
+def test_a_killed_simulation_goes_on_without_duplicates(
+    installation: Installation, tmp_path: Path, clock: ManualClock, commits: int
+) -> None:
     whole = _fresh(tmp_path / "whole", clock)
     plan = SimulationPlan(tenants=1, users=40, days=12, seed=5, until=UNTIL)
     simulate(whole, plan)
@@ -143,8 +142,12 @@ def test_a_killed_simulation_goes_on_without_duplicates(installation: Installati
     whole.database.dispose()
 
 
-@pytest.mark.parametrize(("change", "message"), [({"seed": 6}, "give --seed 5, or another --home"), ({"users": 61}, "with users 60")])
-def test_another_seed_or_size_for_a_simulated_tenant_is_refused(installation: Installation, change: dict[str, int], message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"), [({"seed": 6}, "give --seed 5, or another --home"), ({"users": 61}, "with users 60")]
+)
+def test_another_seed_or_size_for_a_simulated_tenant_is_refused(
+    installation: Installation, change: dict[str, int], message: str
+) -> None:
     simulate(installation, SMALL)
     other = SimulationPlan(**{"tenants": 2, "users": 60, "days": 24, "seed": 5, "until": UNTIL} | change)
     with pytest.raises(UserError, match=message):
