@@ -49,10 +49,12 @@ class _Scan:
     connection: duckdb.DuckDBPyConnection
     tenant: str
     raw: str
-    arrivals: str
+    arrivals: str | None
     key: str
     days: tuple[date, ...]
     rows: Mapping[date, int]
+    heard: Mapping[date, int | None]
+    """Whole hours, as far as they are over, that have a row."""
     history: History | None
     now: datetime
 
@@ -85,18 +87,21 @@ def profile(
     only where a missing row is one (volume, arrivals not processed).
     """
     table, arrived = tenant.table(suite.table), tenant.table(landing(suite.table))
-    if not table.exists() and not arrived.exists():
+    has_arrivals = arrived.exists()
+    if not has_arrivals and not table.exists():
         return []
     prepare(connection, now)
     raw = table.sql(first, last)
+    counted = connection.execute(queries.rows_per_day(raw)).fetchall()
     scan = _Scan(
         connection,
         tenant.tenant,
         raw,
-        arrived.sql(first, last),
+        arrived.sql(first, last) if has_arrivals else None,
         suite.table.key,
         tuple(first + timedelta(days=n) for n in range((last - first).days + 1)),
-        dict(connection.execute(queries.rows_per_day(raw)).fetchall()),
+        {day: rows for day, rows, _ in counted},
+        {day: heard for day, _, heard in counted},
         history,
         now,
     )
@@ -122,13 +127,14 @@ def _facts(scan: _Scan, check: Expectation) -> _Facts:
         case Measure.VOLUME_RATIO:
             return {day: _volume(scan, check, day) for day in scan.days}
         case Measure.SILENT_HOURS:
-            heard = scan.facts(queries.hours_heard(scan.raw))
-            return {day: _silence(scan, check, day, int(heard.get(day) or 0)) for day in scan.days}
+            return {day: _silence(scan, check, day) for day in scan.days}
         case Measure.UNPROCESSED:
+            if scan.arrivals is None:
+                return {}
             arrived = scan.facts(queries.keys_arrived(scan.arrivals, scan.key))
             return {day: max(0, int(keys or 0) - scan.rows.get(day, 0)) for day, keys in arrived.items()}
         case _:
-            return scan.facts(queries.group_facts(check, scan.raw))
+            return scan.facts(queries.group_facts(check, scan.raw)) if scan.rows else {}
 
 
 def _volume(scan: _Scan, check: Expectation, day: date) -> float | None:
@@ -151,12 +157,12 @@ def _usual(scan: _Scan, day: date) -> float | None:
     return median(known) if len(known) >= _KNOWN_WEEKS else None
 
 
-def _silence(scan: _Scan, check: Expectation, day: date, heard: int) -> float | None:
+def _silence(scan: _Scan, check: Expectation, day: date) -> float | None:
     if scan.rows.get(day, 0) < check.at_least_rows:
         return None
     begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
     over = min(_HOURS, int((scan.now - begin).total_seconds() // 3600))
-    return over - heard if over > 0 else None
+    return over - (scan.heard.get(day) or 0) if over > 0 else None
 
 
 def _end(day: date) -> datetime:

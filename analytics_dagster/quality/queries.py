@@ -17,16 +17,13 @@ _DAY = "CAST(ts AS DATE)"
 
 
 def rows_per_day(raw: str) -> str:
-    return f"SELECT {_DAY}, count(*) FROM {raw} GROUP BY 1"
-
-
-def hours_heard(raw: str) -> str:
-    """How many of the day's whole hours, as far as they are over, have a row."""
+    """(day, rows, how many of the day's whole hours, as far as they are over, have a row)."""
     over = "ts < date_trunc('hour', getvariable('now'))"
-    return f"SELECT {_DAY}, bit_count(bit_or(1 << hour(ts)) FILTER (WHERE {over})) FROM {raw} GROUP BY 1"
+    return f"SELECT {_DAY}, count(*), bit_count(bit_or(1 << hour(ts)) FILTER (WHERE {over})) FROM {raw} GROUP BY 1"
 
 
 def keys_arrived(arrivals: str, key: str) -> str:
+    """(day, different keys) of what landed."""
     return f"SELECT {_DAY}, count(DISTINCT {identifier(key)}) FROM {arrivals} GROUP BY 1"
 
 

@@ -164,7 +164,8 @@ def _great_expectations() -> ModuleType:
         warnings.filterwarnings("ignore", "module 'sre_(constants|parse)' is deprecated", DeprecationWarning)
         import great_expectations as gx
         import great_expectations.expectations
-    return gx
+    module: ModuleType = gx
+    return module
 
 
 def _context(gx: ModuleType) -> EphemeralDataContext:

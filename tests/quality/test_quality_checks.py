@@ -104,7 +104,7 @@ CASES = [
     Case(schemas.API_REQUESTS, "every_hour_has_requests", without_hour, None),
     Case(schemas.API_REQUESTS, "keys_are_unique", told_twice("request_id"), 2),
     Case(schemas.API_REQUESTS, "status_is_possible", some(0.02, status=0), 48),
-    Case(schemas.API_REQUESTS, "status_is_possible", some(0.02, status=None), 48),
+    Case(schemas.API_REQUESTS, "status_is_known", some(0.1, status=None), 240),
     Case(schemas.API_REQUESTS, "latency_is_possible", some(0.02, latency_us=-5), 48),
     Case(schemas.API_REQUESTS, "endpoint_has_no_ids", some(0.02, endpoint="/artists/48213"), 48),
     Case(schemas.SYSTEM_SAMPLES, "rows_arrived", lambda rows: rows[::2], None),

@@ -148,7 +148,7 @@ def test_a_long_range_is_its_own_history_where_none_is_known(warehouse: Warehous
     volume = [o for o in warehouse.judge(PLAYS, weeks[0], weeks[-1], history=None) if o.check == "rows_arrived"]
 
     judged = {o.day: (o.observed, o.passed) for o in volume if o.day in weeks}
-    assert judged == {day: (1.0, True) for day in weeks[2:-1]} | {weeks[-1]: (0.25, False)}
+    assert judged == dict.fromkeys(weeks[2:-1], (1.0, True)) | {weeks[-1]: (0.25, False)}
 
 
 def test_known_history_goes_before_the_range_itself_and_too_little_is_none(warehouse: Warehouse) -> None:
