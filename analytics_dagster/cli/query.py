@@ -26,6 +26,8 @@ metrics_app = typer.Typer(help="What: the catalogue of metrics.", no_args_is_hel
 
 
 class Format(StrEnum):
+    """How figures are printed."""
+
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
@@ -41,7 +43,7 @@ def query(
     grain: Annotated[Grain, typer.Option(help="Length of a bucket; weeks begin on Monday.")] = Grain.DAY,
     by: Annotated[list[str] | None, typer.Option(help="Split by this dimension or label; may be repeated.")] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="Condition on a dimension: country=\"US\", with = != =~ !~; may be repeated.")
+        list[str] | None, typer.Option(help='Condition on a dimension: country="US", with = != =~ !~; may be repeated.')
     ] = None,
     aggregate: Annotated[
         str | None, typer.Option(help="Of recorded points: avg, sum, min, max, last, count, p50, p95 or p99. Default: by type.")

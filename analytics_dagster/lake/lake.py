@@ -221,8 +221,6 @@ class _DayGuard:
 
 def _with_partition(data: ArrowRows, schema: TableSchema, partition: pa.Field | None) -> pa.RecordBatchReader:
     """`data` cast to the table's schema, with its partition column behind."""
-    import pyarrow.compute as pc
-
     reader = _batches(data)
     target = schema.arrow
     full = target if partition is None else target.append(partition)
@@ -232,10 +230,18 @@ def _with_partition(data: ArrowRows, schema: TableSchema, partition: pa.Field | 
             columns = [batch.column(f.name).cast(f.type) for f in target]
             if partition is not None:
                 ts = columns[target.get_field_index("ts")]
-                columns.append(ts.cast(pa.date32()) if partition.name == "day" else pc.strftime(ts, format="%Y-%m"))
+                columns.append(ts.cast(pa.date32()) if partition.name == "day" else _months(ts))
             yield pa.RecordBatch.from_arrays(columns, schema=full)
 
     return pa.RecordBatchReader.from_batches(full, rows())
+
+
+def _months(ts: pa.Array) -> pa.Array:
+    """`2026-01` for each timestamp, formatted once a day: formatting each row took a third of an append's time."""
+    import pyarrow.compute as pc
+
+    days = ts.cast(pa.date32()).dictionary_encode()
+    return pc.strftime(days.dictionary, format="%Y-%m").take(days.indices)
 
 
 def duckdb_type(kind: pa.DataType) -> str:
@@ -244,6 +250,8 @@ def duckdb_type(kind: pa.DataType) -> str:
         return f"{duckdb_type(kind.value_type)}[]"
     if pa.types.is_timestamp(kind):
         return "TIMESTAMPTZ"
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})"
     if pa.types.is_struct(kind):
         inner = ", ".join(f"{identifier(f.name)} {duckdb_type(f.type)}" for f in kind)
         return f"STRUCT({inner})"

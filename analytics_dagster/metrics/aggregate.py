@@ -52,9 +52,7 @@ def aggregate_days(
         days.overwrite_days(_reader(days.schema, _day_rows(connection, family, hours, spans)), first, last)
 
 
-def _spans(
-    connection: duckdb.DuckDBPyConnection, raw: Table, first: dt.date, last: dt.date, rows_at_once: int
-) -> list[Span]:
+def _spans(connection: duckdb.DuckDBPyConnection, raw: Table, first: dt.date, last: dt.date, rows_at_once: int) -> list[Span]:
     """Consecutive ranges of whole days, of at most `rows_at_once` rows unless one day has more, that cover `first` to `last`."""
     if first == last:
         return [(first, last)]
@@ -90,12 +88,10 @@ def _hour_rows(
         if skipped:
             query = f"{query} UNION ALL SELECT {columns} FROM {hours.sql(*span)} WHERE CAST(ts AS DATE) IN ({days})"
         steps.append((f"SELECT * FROM {raw.sql(*span)}{keep}", query))
-    return _rows(connection, family, SOURCE, steps, {name: stream_ms for name in family.queries.parameters})
+    return _rows(connection, family, SOURCE, steps, dict.fromkeys(family.queries.parameters, stream_ms))
 
 
-def _day_rows(
-    connection: duckdb.DuckDBPyConnection, family: Family, hours: Table, spans: list[Span]
-) -> Iterator[pa.RecordBatch]:
+def _day_rows(connection: duckdb.DuckDBPyConnection, family: Family, hours: Table, spans: list[Span]) -> Iterator[pa.RecordBatch]:
     # Skipped days are merged again too: their hours did not change, so neither do their days.
     steps = [(f"SELECT * FROM {hours.sql(*span)}", family.queries.merge) for span in spans]
     return _rows(connection, family, HOURS, steps, {})

@@ -22,6 +22,8 @@ class _Form(BaseModel):
 
 
 class EntityForm(_Form):
+    """What a row is about."""
+
     name: Name
     type: Literal["primary", "unique", "foreign", "natural"]
     expr: Text | None = None
@@ -29,6 +31,8 @@ class EntityForm(_Form):
 
 
 class DimensionForm(_Form):
+    """What figures are split and filtered by."""
+
     name: Name
     type: Literal["categorical"] = "categorical"
     expr: Text | None = None
@@ -36,10 +40,14 @@ class DimensionForm(_Form):
 
 
 class NonAdditiveForm(_Form):
+    """The dimension over which a measure may not be added up."""
+
     name: Name
 
 
 class MeasureForm(_Form):
+    """What is aggregated; `expr` defaults to the name."""
+
     name: Name
     agg: Aggregation
     expr: Annotated[Text, Field(coerce_numbers_to_str=True)] | None = None
@@ -48,10 +56,14 @@ class MeasureForm(_Form):
 
 
 class DefaultsForm(_Form):
+    """Accepted for MetricFlow's sake: the time of every event table is `ts`."""
+
     agg_time_dimension: Literal["ts"] = "ts"
 
 
 class SemanticModelForm(_Form):
+    """A source table and what is measured over it."""
+
     name: Name
     description: Text
     model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
@@ -63,16 +75,22 @@ class SemanticModelForm(_Form):
 
 
 class SimpleParams(_Form):
+    """The figure of one measure."""
+
     measure: Name
     percentile: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class RatioParams(_Form):
+    """One metric or measure divided by another."""
+
     numerator: Name
     denominator: Name
 
 
 class DerivedParams(_Form):
+    """Arithmetic over metrics and measures; `metrics` may list those that it names."""
+
     expr: Text
     metrics: tuple[Name, ...] | None = None
 
@@ -89,16 +107,22 @@ class _MetricForm(_Form):
 
 
 class SimpleForm(_MetricForm):
+    """A metric that is one measure."""
+
     type: Literal["simple"]
     type_params: SimpleParams
 
 
 class RatioForm(_MetricForm):
+    """A metric that is a quotient."""
+
     type: Literal["ratio"]
     type_params: RatioParams
 
 
 class DerivedForm(_MetricForm):
+    """A metric that is a formula."""
+
     type: Literal["derived"]
     type_params: DerivedParams
 
@@ -107,6 +131,8 @@ MetricForm = Annotated[SimpleForm | RatioForm | DerivedForm, Field(discriminator
 
 
 class FileForm(_Form):
+    """A whole file."""
+
     semantic_models: tuple[SemanticModelForm, ...] = ()
     metrics: tuple[MetricForm, ...] = ()
 

@@ -76,7 +76,8 @@ def _read(path: Path) -> _Declared:
 
 
 def _describe(document: Document, error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one; the misspelling is what helps.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location: Location = first["loc"]
     key = str(location[-1]) if location else "file"
     origin = f"{document.file}:{document.line(location)}"

@@ -13,6 +13,8 @@ from analytics_dagster.errors import UserError
 
 
 class Operator(StrEnum):
+    """How a value is compared."""
+
     EQUAL = "="
     NOT_EQUAL = "!="
     MATCH = "=~"

@@ -214,9 +214,7 @@ def _refuse_mixture(connection: duckdb.DuckDBPyConnection, plan: _Plan, dimensio
     ]
     counted = plan.filter("(" + " OR ".join(f"{c} <> 0" for c in columns) + ")")
     values = f"coalesce({identifier(dimension)}, 'none given')"
-    rows = connection.execute(
-        f"SELECT DISTINCT {values} FROM {plan.relation}{counted} ORDER BY 1", plan.parameters
-    ).fetchall()
+    rows = connection.execute(f"SELECT DISTINCT {values} FROM {plan.relation}{counted} ORDER BY 1", plan.parameters).fetchall()
     if len(rows) > 1:
         present = [row[0] for row in rows]
         raise UserError(

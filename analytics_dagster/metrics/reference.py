@@ -81,8 +81,7 @@ def _metric(metric: Metric, family: Family) -> Iterator[str]:
     ]
     if metric.synonyms:
         facts.append(f"- synonyms: {', '.join(f'`{s}`' for s in metric.synonyms)}")
-    for dimension in metric.apart_by:
-        facts.append(f"- never added up over `{dimension}`: with more than one present, split by it or pick one")
+    facts += [f"- never added up over `{d}`: with more than one present, split by it or pick one" for d in metric.apart_by]
     yield "\n".join(facts) + "\n"
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from analytics_dagster.lake.lake import Lake, TenantLake
-from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP
+from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP, TableSchema
 from analytics_dagster.metrics.aggregate import aggregate_days
 from analytics_dagster.metrics.declarations import Catalogue
 from analytics_dagster.metrics.load import load_catalogue
@@ -83,3 +83,9 @@ def declare(tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(name="raw_table")
+def raw_table_fixture() -> Callable[[str, Sequence[Row]], tuple[pa.Table, TableSchema]]:
+    """Make a raw table from rows, and give its schema too."""
+    return lambda name, rows: (raw_table(name, rows), BY_NAME[name])

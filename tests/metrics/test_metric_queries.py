@@ -189,4 +189,4 @@ def test_a_recorded_name_wins_over_a_declared_one(figures: Figures) -> None:
 
 def test_a_label_may_have_a_quote_in_its_value_but_never_reaches_the_query(figures: Figures) -> None:
     _points(figures, ("2026-01-31 10:00", "odd's", "gauge", 1.0, '{"host":"a\'b\\"c"}'))
-    assert figures.ask("odd's", by=("host",), where=("host=\"a'b\\\"c\"",)) == [("2026-01-31 00:00", "a'b\"c", 1.0)]
+    assert figures.ask("odd's", by=("host",), where=('host="a\'b\\"c"',)) == [("2026-01-31 00:00", "a'b\"c", 1.0)]

@@ -30,9 +30,7 @@ PLAYS = [
 @pytest.fixture
 def listening(figures: Figures) -> Figures:
     names = ("listener_id", "country", "tier", "ms_played", "track_ms", "end_reason", "skipped")
-    figures.write(
-        "plays", [{"ts": "2026-01-31 10:00", **dict(zip(names, play, strict=True))} for play in PLAYS]
-    )
+    figures.write("plays", [{"ts": "2026-01-31 10:00", **dict(zip(names, play, strict=True))} for play in PLAYS])
     return figures
 
 
