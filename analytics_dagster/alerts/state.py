@@ -69,18 +69,28 @@ class Step:
     transitions: tuple[Transition, ...]
 
 
-def step(rule: Rule, previous: Mapping[Labels, Instance], samples: Iterable[Sample], at: datetime) -> Step:
+def step(
+    rule: Rule,
+    previous: Mapping[Labels, Instance],
+    samples: Iterable[Sample],
+    at: datetime,
+    began: datetime | None = None,
+) -> Step:
     """Judge one evaluation of `rule` at time `at` (of one tenant).
+
+    `began` is when what is seen began to hold: at a tick it is the tick, for an event-time bucket, which holds for its
+    whole length, it is the bucket's start while `at` is its end.
 
     Raises DuplicateSeriesError without any change of state.
     """
     seen = _unique(rule, samples)
+    began = at if began is None else began
     instances: dict[Labels, Instance] = {}
     transitions: list[Transition] = []
     for labels in (*seen, *(labels for labels in previous if labels not in seen)):
         before = previous.get(labels)
         value = seen.get(labels)
-        after, reason = _absent(rule, before, at) if value is None else _present(rule, labels, before, value, at)
+        after, reason = _absent(rule, before, at, began) if value is None else _present(rule, labels, before, value, at, began)
         if after is not None:
             instances[labels] = after
         was = before.state if before is not None else State.INACTIVE
@@ -127,20 +137,24 @@ def _unique(rule: Rule, samples: Iterable[Sample]) -> dict[Labels, float | None]
     return seen
 
 
-def _present(rule: Rule, labels: Labels, before: Instance | None, value: float, at: datetime) -> tuple[Instance | None, str]:
+def _present(
+    rule: Rule, labels: Labels, before: Instance | None, value: float, at: datetime, began: datetime
+) -> tuple[Instance | None, str]:
     if rule.breaches(value):
-        return _breaching(rule, labels, before, value, at), "breach"
-    after = _not_breaching(rule, before, at)
+        return _breaching(rule, labels, before, value, at, began), "breach"
+    after = _not_breaching(rule, before, at, began)
     if after is None:
         return _remembered(rule, labels, at), "no breach"
     return replace(after, last_seen=at, missed=0), "no breach"
 
 
-def _breaching(rule: Rule, labels: Labels, before: Instance | None, value: float | None, at: datetime) -> Instance:
+def _breaching(
+    rule: Rule, labels: Labels, before: Instance | None, value: float | None, at: datetime, began: datetime
+) -> Instance:
     if before is None:
-        before = Instance(labels, State.PENDING, active_since=at, last_seen=at)
+        before = Instance(labels, State.PENDING, active_since=began, last_seen=at)
     elif before.state is State.INACTIVE:
-        before = replace(before, state=State.PENDING, active_since=at)
+        before = replace(before, state=State.PENDING, active_since=began)
     missed = before.missed if value is None else 0
     last_seen = before.last_seen if value is None else at
     active = replace(before, value=value, last_seen=last_seen, keep_since=None, missed=missed)
@@ -149,22 +163,22 @@ def _breaching(rule: Rule, labels: Labels, before: Instance | None, value: float
     return active
 
 
-def _not_breaching(rule: Rule, before: Instance | None, at: datetime) -> Instance | None:
+def _not_breaching(rule: Rule, before: Instance | None, at: datetime, began: datetime) -> Instance | None:
     if before is None or before.state is not State.FIRING:
         return None
-    since = before.keep_since or at
+    since = before.keep_since or began
     return replace(before, keep_since=since) if at - since < rule.keep_firing_for else None
 
 
-def _absent(rule: Rule, before: Instance | None, at: datetime) -> tuple[Instance | None, str]:
+def _absent(rule: Rule, before: Instance | None, at: datetime, began: datetime) -> tuple[Instance | None, str]:
     if before is None:
         return None, "no data"
     waiting = replace(before, missed=before.missed + 1)
     if waiting.missed < rule.missing_evals or rule.no_data is NoData.KEEP:
         return waiting, "no data"
     if rule.no_data is NoData.ALERTING:
-        return _breaching(rule, before.labels, waiting, None, at), "no data"
-    return _not_breaching(rule, waiting, at), "no data"
+        return _breaching(rule, before.labels, waiting, None, at, began), "no data"
+    return _not_breaching(rule, waiting, at, began), "no data"
 
 
 def _remembered(rule: Rule, labels: Labels, at: datetime) -> Instance | None:
