@@ -171,7 +171,9 @@ def _new_rows_sql(connection: duckdb.DuckDBPyConnection, table: TableSchema, tar
         line = row_text(c.name for c in table.columns)
         newest = f"SELECT DISTINCT ON ({key}) * FROM {target.sql()} ORDER BY {key}, arrived_at DESC, arrival_row DESC"
         return (
-            f"SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER (PARTITION BY {line} ORDER BY arrival_row) = 1) s "
+            # Of a key's several rows in one arrival only the last may land: with two, neither would equal "the newest" when the
+            # same file comes again, and each import would add them anew.
+            f"SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY arrival_row DESC) = 1) s "
             f"WHERE {line} NOT IN (SELECT {line} FROM ({newest}))"
         )
     [(first, last)] = connection.execute("SELECT min(ts)::DATE, max(ts)::DATE FROM staged").fetchall()

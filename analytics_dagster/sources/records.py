@@ -8,7 +8,7 @@ within bounds, and whatever cannot be a record is handed on as one with its prob
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -223,7 +223,7 @@ def _strict(delimiter: str) -> re.Pattern[str]:
 
 
 def detect_dialect(sample: bytes) -> Dialect:
-    """Line end and delimiter under which the lines of `sample` agree best on a number of fields.
+    """Line end and delimiter under which the most lines of `sample` have as many fields as the first.
 
     Bare carriage returns end lines in old files and stand inside fields in others: only the file itself tells.
     """
@@ -240,10 +240,9 @@ def detect_dialect(sample: bytes) -> Dialect:
 
 
 def _agreement(sample: bytes, line_end: bytes, delimiter: str) -> tuple[float, int]:
-    """(share of lines with the commonest number of fields, that number); 0 where there is but one field."""
+    """(share of lines with as many fields as the first, that number); (0, 1) where the first is one field."""
     lines = [line for line in sample.split(line_end, _SAMPLE_LINES)[:_SAMPLE_LINES] if line.strip()]
-    if not lines:
-        return 0.0, 0
-    counts = Counter(len(split_fields(decode(line), delimiter)) for line in lines)
-    fields, times = max(counts.items(), key=lambda entry: (entry[1], entry[0]))
-    return (times / len(lines) if fields > 1 else 0.0), fields
+    counts = [len(split_fields(decode(line), delimiter)) for line in lines]
+    if not counts or counts[0] == 1:
+        return 0.0, 1
+    return counts.count(counts[0]) / len(counts), counts[0]
