@@ -129,12 +129,19 @@ def _facts(scan: _Scan, check: Expectation) -> _Facts:
         case Measure.SILENT_HOURS:
             return {day: _silence(scan, check, day) for day in scan.days}
         case Measure.UNPROCESSED:
-            if scan.arrivals is None:
-                return {}
-            arrived = scan.facts(queries.keys_arrived(scan.arrivals, scan.key))
-            return {day: max(0, int(keys or 0) - scan.rows.get(day, 0)) for day, keys in arrived.items()}
+            return _unprocessed(scan)
         case _:
             return scan.facts(queries.group_facts(check, scan.raw)) if scan.rows else {}
+
+
+def _unprocessed(scan: _Scan) -> _Facts:
+    """Keys that landed and are not in raw, of each day with arrivals. Counting keys costs, so only where rows differ."""
+    if scan.arrivals is None:
+        return {}
+    arrived = scan.facts(queries.rows_arrived(scan.arrivals))
+    if any(int(rows or 0) > scan.rows.get(day, 0) for day, rows in arrived.items()):
+        arrived = scan.facts(queries.keys_arrived(scan.arrivals, scan.key))
+    return {day: max(0, int(keys or 0) - scan.rows.get(day, 0)) for day, keys in arrived.items()}
 
 
 def _volume(scan: _Scan, check: Expectation, day: date) -> float | None:

@@ -22,6 +22,11 @@ def rows_per_day(raw: str) -> str:
     return f"SELECT {_DAY}, count(*), bit_count(bit_or(1 << hour(ts)) FILTER (WHERE {over})) FROM {raw} GROUP BY 1"
 
 
+def rows_arrived(arrivals: str) -> str:
+    """(day, rows) of what landed: a day with no more of them than raw rows has lost none, and is not looked at closer."""
+    return f"SELECT {_DAY}, count(*) FROM {arrivals} GROUP BY 1"
+
+
 def keys_arrived(arrivals: str, key: str) -> str:
     """(day, different keys) of what landed."""
     return f"SELECT {_DAY}, count(DISTINCT {identifier(key)}) FROM {arrivals} GROUP BY 1"

@@ -160,6 +160,14 @@ def test_arrivals_that_raw_does_not_hold_are_told_and_shown(table: TableSchema, 
     assert shown.equals(warehouse.arrow(table, rows[:3]))
 
 
+def test_an_arrival_that_came_twice_is_not_missing(warehouse: Warehouse) -> None:
+    rows = warehouse.good(schemas.PLAYS, MONDAY, 100)
+    warehouse.land("acme", schemas.PLAYS, [*rows, *rows[:10]])
+    warehouse.put("acme", schemas.PLAYS, rows)
+    outcomes = warehouse.judge(schemas.PLAYS, MONDAY, MONDAY, history=None)
+    assert [(o.passed, o.observed) for o in outcomes if o.check == "raw_holds_every_arrival"] == [(True, 0.0)]
+
+
 @pytest.mark.parametrize("table", EVENT_TABLES, ids=lambda table: table.name)
 def test_every_declared_check_is_tried_here(table: TableSchema) -> None:
     tried = {case.check for case in CASES if case.table is table}
