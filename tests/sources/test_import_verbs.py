@@ -1,4 +1,4 @@
-"""The verbs as a user calls them, in a process of their own."""
+"""The verbs as a user calls them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from analytics_dagster.cli.importing import FORMAT_NAMES
+from analytics_dagster.cli.main import run
 from analytics_dagster.sources.formats import FORMATS
 
 CONTENT = b'played_at,title,artist\n2018-01-01 10:00,T,X\n2018-01-01 10:01,"T,\xe9\nnever,"A ""b"", c",X\n'
@@ -58,12 +59,17 @@ def test_import_prints_its_counts_and_says_that_it_made_the_tenant(folder: Path)
         (("quarantine", "list", "--tenant", "nobody"), "no installation"),
     ],
 )
-def test_what_cannot_be_imported_ends_in_one_line_and_status_2(folder: Path, arguments: tuple[str, ...], says: str) -> None:
-    done = analytics(folder, *arguments)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
+def test_what_cannot_be_imported_ends_in_one_line_and_status_2(
+    folder: Path, arguments: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as ended:
+        run(["--home", str(folder / "home"), *arguments])
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert says in told.err
+    assert len(told.err.strip().splitlines()) == 1
+    assert told.out == ""
 
 
 def test_the_help_names_every_format() -> None:

@@ -64,14 +64,8 @@ def test_an_overlapping_later_export_adds_only_what_is_new(bring: Import, tmp_pa
 
 def test_a_column_splits_one_file_into_tenants(installation: Installation, bring: Import, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    path.write_text(
-        log(
-            *(
-                f"{rest},T,X"
-                for rest in ("Studio Brussel,2018-01-01 10:00", "MNM,2018-01-01 10:00", "MNM,never", ",2018-01-01 10:00")
-            )
-        )
-    )
+    starts = ("Studio Brussel,2018-01-01 10:00", "MNM,2018-01-01 10:00", "MNM,never", ",2018-01-01 10:00")
+    path.write_text(log(*(f"{start},T,X" for start in starts)))
     result = bring("radio-log", path, tenant=None, column="station", zone="Europe/Brussels")
     assert result.created == ("mnm", "studio-brussel", "unassigned")
     assert (result.read, result.kept, result.quarantined) == (4, 3, 1)
