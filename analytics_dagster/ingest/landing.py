@@ -178,8 +178,9 @@ def _new_rows_sql(connection: duckdb.DuckDBPyConnection, table: TableSchema, tar
         )
     [(first, last)] = connection.execute("SELECT min(ts)::DATE, max(ts)::DATE FROM staged").fetchall()
     return (
-        f"SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY arrival_row) = 1) s "
-        f"WHERE NOT EXISTS (SELECT 1 FROM {target.sql(first, last)} k WHERE k.{key} = s.{key})"
+        "SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER "
+        f"(PARTITION BY {key}, ts::DATE ORDER BY arrival_row) = 1) s "
+        f"WHERE NOT EXISTS (SELECT 1 FROM {target.sql(first, last)} k WHERE k.{key} = s.{key} AND k.ts::DATE = s.ts::DATE)"
     )
 
 

@@ -25,7 +25,10 @@ class StaleDays:
 
 
 def build_raw_days(tenant: TenantLake, table: TableSchema, first: dt.date, last: dt.date, database: Database) -> int:
-    """Rebuild the days `first` to `last` of `table` in one commit. Returns the newest arrival note they contain."""
+    """Rebuild the days `first` to `last` of `table` in one commit. Returns the newest arrival note they contain.
+
+    A key is looked for within its own day, so that a day's rows do not depend on which other days are rebuilt with it.
+    """
     source = tenant.table(landing(table))
     with source.lock():
         newest = newest_note(database, tenant.tenant, table.name)
@@ -33,7 +36,8 @@ def build_raw_days(tenant: TenantLake, table: TableSchema, first: dt.date, last:
     columns = ", ".join(identifier(c.name) for c in table.columns)
     query = f"""
         SELECT {columns} FROM {rows}
-        QUALIFY row_number() OVER (PARTITION BY {identifier(table.key)} ORDER BY arrived_at, arrival, arrival_row) = 1
+        QUALIFY row_number() OVER (
+            PARTITION BY {identifier(table.key)}, ts::DATE ORDER BY arrived_at, arrival, arrival_row) = 1
         ORDER BY ts
     """
     with connect() as connection:

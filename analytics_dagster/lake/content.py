@@ -6,9 +6,13 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.lake import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ def day_contents(table: Table, first: dt.date, last: dt.date) -> dict[dt.date, D
     with connect() as connection:
         found = {row[0]: _content(*row) for row in connection.execute(query).fetchall()}
     return {day: found.get(day, DayContent(day, 0, EMPTY_HASH)) for day in days_between(first, last)}
+
+
+def rows_content(day: dt.date, rows: pa.Table) -> DayContent:
+    """The same hash over rows in memory, for what is published under a day that is not the rows' own `ts`."""
+    digest = row_text(rows.schema.names)
+    query = f"""
+        SELECT count(*), coalesce(sum(md5_number_lower(line)), 0)::VARCHAR, coalesce(sum(md5_number_upper(line)), 0)::VARCHAR
+        FROM (SELECT {digest} AS line FROM rows)
+    """
+    with connect() as connection:
+        connection.register("rows", rows)
+        [(count, lower, upper)] = connection.execute(query).fetchall()
+    return _content(day, count, lower, upper)
 
 
 def _content(day: dt.date, rows: int, lower: str, upper: str) -> DayContent:

@@ -131,3 +131,14 @@ def test_any_cut_and_order_of_arrivals_gives_the_same_raw_days(arrivals, order, 
     shuffled = [row for batch in arrivals for row in batch]
     order.shuffle(shuffled)
     assert raw_of(arrivals) == raw_of([shuffled])
+
+
+def test_a_key_that_comes_again_on_another_day_gives_the_same_days_however_they_are_rebuilt(installation: Installation) -> None:
+    installation.landing.append("acme", PLAYS, plays(("a", NOON)), "x")
+    installation.landing.append("acme", PLAYS, plays(("a", NEXT), ("b", NEXT)), "y")
+    lake = installation.lake.tenant("acme")
+    build_raw_days(lake, PLAYS, DAY, NEXT.date(), installation.database)
+    together = day_contents(lake.table(PLAYS), DAY, NEXT.date())
+    for day in (NEXT.date(), DAY):
+        build_raw_days(lake, PLAYS, day, day, installation.database)
+    assert day_contents(lake.table(PLAYS), DAY, NEXT.date()) == together

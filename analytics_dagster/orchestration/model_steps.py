@@ -1,0 +1,102 @@
+"""What the steps of models, forecasts and insights do for many tenants. No Dagster here.
+
+A range of days is one fit for each KPI, on everything up to its last day; forecasts and pages are made for that day only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Sequence
+
+from analytics_dagster.installation import Installation
+from analytics_dagster.insights.series import Series
+from analytics_dagster.lake.content import rows_content
+from analytics_dagster.lake.lake import TenantLake
+from analytics_dagster.lake.publications import Publication
+from analytics_dagster.orchestration.build import Built
+from analytics_dagster.orchestration.kpi_series import kpi_series
+from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
+
+
+def build_anomalies(
+    installation: Installation, tenants: Sequence[str], first: dt.date, last: dt.date, run_id: str, log: logging.Logger
+) -> Built:
+    """Judge each KPI's days with the model of its history up to `last`."""
+    from analytics_dagster.ml.anomaly import ANOMALIES
+    from analytics_dagster.ml.kpis import Fitting, judge_kpis
+    from analytics_dagster.ml.models import ANOMALY_MODELS, ModelStore
+
+    settings = installation.settings
+
+    def judge(lake: TenantLake) -> list[Publication]:
+        store = ModelStore(lake.table(ANOMALY_MODELS))
+        verdicts = judge_kpis(
+            _history(installation, lake, first, last),
+            first,
+            last,
+            contamination=settings.anomaly_detection_threshold,
+            fitting=Fitting(installation.clock.now(), retrain_seconds=settings.ml_model_retrain_frequency),
+            store=store,
+        )
+        lake.table(ANOMALIES).overwrite_days(verdicts, first, last)
+        store.commit()
+        return _with_rows(publications_of(lake, ANOMALIES, ANOMALIES.path, first, last))
+
+    return _built(installation, ANOMALIES.path, tenants, judge, run_id, log)
+
+
+def build_forecasts(installation: Installation, tenants: Sequence[str], last: dt.date, run_id: str, log: logging.Logger) -> Built:
+    """Forecast each KPI from the end of `last` on."""
+    from analytics_dagster.ml.forecast import FORECASTS
+    from analytics_dagster.ml.kpis import Fitting, forecast_kpis, merge_forecasts
+    from analytics_dagster.ml.models import FORECAST_MODELS, ModelStore
+
+    settings = installation.settings
+
+    def forecast(lake: TenantLake) -> list[Publication]:
+        store = ModelStore(lake.table(FORECAST_MODELS))
+        made = forecast_kpis(
+            _history(installation, lake, last, last),
+            last,
+            horizon=settings.trend_forecast_horizon,
+            fitting=Fitting(installation.clock.now(), retrain_seconds=settings.ml_model_retrain_frequency),
+            store=store,
+        )
+        table = lake.table(FORECASTS)
+        if made.num_rows:
+            days = [ts.date() for ts in made.column("ts").to_pylist()]
+            low, high = min(days), max(days)
+            with table.lock():
+                table.overwrite_days(merge_forecasts(table.read(low, high), made), low, high)
+        store.commit()
+        return [Publication(lake.tenant, FORECASTS.path, rows_content(last, made))] if made.num_rows else []
+
+    return _built(installation, FORECASTS.path, tenants, forecast, run_id, log)
+
+
+def _with_rows(publications: Sequence[Publication]) -> list[Publication]:
+    """A day without a single KPI has no verdicts and is not published."""
+    return [p for p in publications if p.content.rows]
+
+
+def _built(
+    installation: Installation,
+    asset: str,
+    tenants: Sequence[str],
+    work: Callable[[TenantLake], list[Publication]],
+    run_id: str,
+    log: logging.Logger,
+) -> Built:
+    results = for_each_tenant(installation, tenants, work, log)
+    made = [p for publications in results.made.values() for p in publications]
+    installation.publications.record(made, run_id)
+    return Built(asset, tuple(sorted(results.made)), tuple(made), results.failed, results.seconds)
+
+
+def _history(installation: Installation, lake: TenantLake, first: dt.date, last: dt.date) -> list[Series]:
+    from analytics_dagster.ml.kpis import HISTORY_DAYS
+
+    begin = first - dt.timedelta(days=HISTORY_DAYS)
+    return kpi_series(lake, catalogue(installation.settings.analytics_metrics), begin, last, None)

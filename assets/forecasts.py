@@ -1,0 +1,58 @@
+"""Forecasts: each KPI from the end of a day on, TREND_FORECAST_HORIZON days ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from analytics_dagster.ml.forecast import FORECASTS
+from analytics_dagster.orchestration.checks import built_check_spec, built_result
+from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.model_steps import build_forecasts
+from analytics_dagster.orchestration.partitions import DAYS, day_range
+from analytics_dagster.orchestration.pictures import forecast_metadata
+from analytics_dagster.orchestration.resources import Platform, TenantScope
+from assets.models import FAMILY_KEYS
+from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+
+
+@dg.asset(
+    key=dg.AssetKey(["forecasts", "kpi"]),
+    deps=[*FAMILY_KEYS, dg.AssetKey(["quality", "scorecard"])],
+    description=f"{FORECASTS.description}\n\nA range of days makes one forecast, from the end of its newest day.",
+    group_name="forecasts",
+    owners=OWNERS,
+    kinds={"deltalake", "prophet"},
+    tags={"layer": "forecasts"},
+    metadata={"dagster/column_schema": column_schema(FORECASTS)},
+    partitions_def=DAYS,
+    backfill_policy=BACKFILL,
+    retry_policy=RETRY,
+    freshness_policy=daily_freshness(),
+    check_specs=[built_check_spec(FORECASTS.path)],
+    pool="forecasts_kpi",
+)
+def kpi(
+    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    installation = platform.open()
+    days = day_range(context)
+    built = build_forecasts(installation, scope.of(installation), days.last, context.run_id, context.log)
+    add_partition_counts(context, built.publications)
+    add_to_newest(
+        context,
+        days,
+        {
+            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{FORECASTS.path}",
+            "dagster/row_count": built.rows,
+            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
+            "seconds": built.seconds,
+            **forecast_metadata(installation, built.tenants, days.last),
+        },
+    )
+    yield dg.MaterializeResult()
+    yield built_result(built)
+
+
+ASSETS = [kpi]

@@ -1,0 +1,60 @@
+"""Models: an Isolation Forest and DBSCAN for each KPI, and their verdict on each day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from analytics_dagster.ml.anomaly import ANOMALIES
+from analytics_dagster.orchestration.checks import built_check_spec, built_result
+from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.model_steps import build_anomalies
+from analytics_dagster.orchestration.partitions import DAYS, day_range
+from analytics_dagster.orchestration.pictures import anomaly_metadata
+from analytics_dagster.orchestration.resources import Platform, TenantScope
+from analytics_dagster.orchestration.tables import catalogue
+from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+
+FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(None).families]
+
+
+@dg.asset(
+    key=dg.AssetKey(["models", "anomaly"]),
+    deps=[*FAMILY_KEYS, dg.AssetKey(["quality", "scorecard"])],
+    description=f"{ANOMALIES.description}\n\nFitted on each KPI's history up to the newest day of the run, and kept without pickle.",
+    group_name="models",
+    owners=OWNERS,
+    kinds={"deltalake", "scikitlearn"},
+    tags={"layer": "models"},
+    metadata={"dagster/column_schema": column_schema(ANOMALIES)},
+    partitions_def=DAYS,
+    backfill_policy=BACKFILL,
+    retry_policy=RETRY,
+    freshness_policy=daily_freshness(),
+    check_specs=[built_check_spec(ANOMALIES.path)],
+    pool="models_anomaly",
+)
+def anomaly(
+    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    installation = platform.open()
+    days = day_range(context)
+    built = build_anomalies(installation, scope.of(installation), days.first, days.last, context.run_id, context.log)
+    add_partition_counts(context, built.publications)
+    add_to_newest(
+        context,
+        days,
+        {
+            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{ANOMALIES.path}",
+            "dagster/row_count": built.rows,
+            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
+            "seconds": built.seconds,
+            **anomaly_metadata(installation, built.tenants, days.last),
+        },
+    )
+    yield dg.MaterializeResult()
+    yield built_result(built)
+
+
+ASSETS = [anomaly]
