@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+_ABBREVIATIONS = frozenset({"api", "cpu", "dau", "wau", "mau", "arpu", "mrr", "ltv"})
+
 
 class Direction(StrEnum):
     """Which way is bad, as the metric's declaration says."""
@@ -35,4 +37,8 @@ class Series:
 
     @property
     def name(self) -> str:
-        return self.title or self.metric.replace("_", " ").capitalize()
+        """The title, else `API error ratio` for api_error_ratio."""
+        if self.title:
+            return self.title
+        words = [word.upper() if word in _ABBREVIATIONS else word for word in self.metric.split("_")]
+        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
