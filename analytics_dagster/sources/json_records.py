@@ -105,6 +105,9 @@ class _ArrayReader:
         window, at = self._window, self._at
         if window[at : at + 1] != b"{":
             return self._not_an_object()
+        end = window.find(b"}", at) + 1
+        if end and _plainly_whole(window[at:end]):
+            return end, None
         if match := _FLAT.match(window, at):
             return self._checked(match.end())
         depth = 0
@@ -174,6 +177,11 @@ class _ArrayReader:
         self._line += self._window.count(b"\n", self._counted, position)
         self._counted = position
         return self._line
+
+
+def _plainly_whole(raw: bytes) -> bool:
+    """Whether bytes from "{" to the first "}" are one flat object: with even quotes and no escapes that brace is in no text."""
+    return raw.count(b"{") == 1 and raw.count(b'"') % 2 == 0 and b"\\" not in raw
 
 
 def _is_json(raw: bytes) -> bool:

@@ -203,6 +203,7 @@ def _careers(rng: np.random.Generator, count: int, week: int | None, activity: F
     clock = rng.integers(6 * 3_600_000, 23 * 3_600_000, size=(5, count))
     stay: Floats = rng.exponential(MEAN_STAY_DAYS, count)
     registered: Floats
+    present: Floats
     quit_day: Floats
     if week is None:
         registered = -1 - np.minimum(rng.exponential(480.0, count), 2_600.0)

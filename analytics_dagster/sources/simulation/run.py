@@ -160,6 +160,9 @@ def _simulate(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulate") as maker:
         for task, tables in _made_ahead(maker, tasks):
             kept = _store(installation, task, tables)
+            tables.clear()
+            # A large day's tables are a quarter of a gigabyte, which Arrow would otherwise keep for later.
+            pa.default_memory_pool().release_unused()
             tenant = task.population.parameters.tenant
             for name, count in kept.items():
                 rows[tenant][name] = rows[tenant].get(name, 0) + count
@@ -251,10 +254,7 @@ def _store(installation: Installation, task: _Task, tables: dict[str, pa.Table])
         unique = task.fresh and schema.time is not None
         return installation.landing.append(tenant, schema, tables[name], task.arrival, unique=unique).kept
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="land") as beside:
-        others = {name: beside.submit(append, name) for name in tables if name != PLAYS.name}
-        kept = {PLAYS.name: append(PLAYS.name)} if PLAYS.name in tables else {}
-        kept |= {name: future.result() for name, future in others.items()}
+    kept = {name: append(name) for name in tables}
     for day in task.days:
         installation.landing.complete(tenant, f"{task.population.parameters.arrival_prefix}{day}")
     return kept
