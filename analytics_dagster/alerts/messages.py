@@ -178,7 +178,7 @@ def run_failure_message(failure: RunFailure, channel: str, public_url: str) -> M
         "dedup_key": key,
         "url": f"{public_url.rstrip('/')}/runs/{quote(failure.run_id)}",
     }
-    return Message(key, tenant, channel, RUN_FAILED, "", occurrence, Status.FIRING, Severity.HIGH, False, payload)
+    return Message(key, tenant, channel, RUN_FAILED, occurrence, occurrence, Status.FIRING, Severity.HIGH, False, payload)
 
 
 def unevaluable_message(
