@@ -245,7 +245,7 @@ def _make(task: _Task) -> dict[str, pa.Table]:
 
 
 def _store(installation: Installation, task: _Task, tables: dict[str, pa.Table]) -> dict[str, int]:
-    """Append an arrival, the plays beside all other tables, and note its days as completed once everything is in."""
+    """Append an arrival, and note its days as completed once everything is in."""
     tenant = task.population.parameters.tenant
 
     def append(name: str) -> int:
