@@ -124,15 +124,20 @@ class Table:
         return self._open().file_uris(file_pruning_predicate=self._days_predicate(first, last))
 
     def sql(self, first: dt.date | None = None, last: dt.date | None = None) -> str:
-        """A parenthesised SELECT for DuckDB's FROM with exactly the schema's columns; empty but typed without a table."""
+        """A parenthesised SELECT for DuckDB's FROM with exactly the schema's columns; empty but typed without a table.
+
+        A column that was added to the schema after a row was written is null in that row.
+        """
         files = self.files(first, last)
+        nulls = ", ".join(f"NULL::{duckdb_type(c.type)} AS {identifier(c.name)}" for c in self.schema.columns)
         if not files:
-            nulls = ", ".join(f"NULL::{duckdb_type(c.type)} AS {identifier(c.name)}" for c in self.schema.columns)
             return f"(SELECT {nulls} WHERE false)"
         columns = ", ".join(identifier(c.name) for c in self.schema.columns)
         names = ", ".join(literal(f) for f in files)
         where = f" WHERE {self._time_range(first, last)}" if first and last and self.schema.time else ""
-        return f"(SELECT {columns} FROM read_parquet([{names}], hive_partitioning = false, union_by_name = true){where})"
+        stored = f"read_parquet([{names}], hive_partitioning = false, union_by_name = true)"
+        # By name with an empty relation of all columns: none of these files may have a column that is new.
+        return f"(SELECT {columns} FROM (SELECT {nulls} WHERE false UNION ALL BY NAME SELECT * FROM {stored}){where})"
 
     def read(
         self, first: dt.date | None = None, last: dt.date | None = None, columns: Sequence[str] | None = None
@@ -168,6 +173,7 @@ class Table:
                 _with_partition(data, self.schema, partition),
                 mode=mode,  # type: ignore[arg-type]  # a Literal in deltalake's signature
                 predicate=predicate,
+                schema_mode="merge",  # a measure may be added to a family, or taken from it
                 partition_by=[partition.name] if partition else None,
                 description=self.schema.description,
                 storage_options=dict(self._storage_options),

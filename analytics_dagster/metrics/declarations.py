@@ -8,6 +8,7 @@ average is never averaged. Reading and checking the files is `load.py`; SQL is `
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -243,6 +244,11 @@ class Family:
             key="ts",
             partition_by=PartitionBy.MONTH,
         )
+
+    @cached_property
+    def version(self) -> str:
+        """Changes when what is stored would: stored days of another version are to be materialized again."""
+        return hashlib.sha256(f"{self.queries.build}\n{self.queries.merge}".encode()).hexdigest()[:12]
 
     @cached_property
     def queries(self) -> FamilyQueries:

@@ -95,20 +95,22 @@ def recorded_metric(tenant: TenantLake, catalogue: Catalogue, name: str, aggrega
 def label_sql(name: str) -> str:
     """SQL for a label's value in the points family's tables; null where a series does not have it."""
     path = f'$."{name}"'
-    return f"json_extract_string(labels, {literal(path)})"
+    return f"CASE WHEN json_valid(labels) THEN json_extract_string(labels, {literal(path)}) END"
+
+
+def recorded_labels(tenant: TenantLake, catalogue: Catalogue, name: str) -> tuple[str, ...]:
+    """Every label that points of a recorded name have, sorted."""
+    # What is no JSON was let in by a source that does not write canonical labels; it counts as no labels.
+    labels = f"SELECT labels FROM {_relation(tenant, catalogue)} WHERE name = ? AND json_valid(labels)"
+    with connect() as connection:
+        rows = connection.execute(f"SELECT DISTINCT unnest(json_keys(labels)) FROM ({labels}) ORDER BY 1", [name]).fetchall()
+    return tuple(row[0] for row in rows)
 
 
 def require_labels(tenant: TenantLake, catalogue: Catalogue, metric: str, labels: Iterable[str]) -> None:
     """Raises NotFoundError for a label that no point of the metric ever had."""
-    wanted = [label for label in labels if label]
-    if not wanted:
-        return
-    with connect() as connection:
-        rows = connection.execute(
-            f"SELECT DISTINCT unnest(json_keys(labels)) FROM {_relation(tenant, catalogue)} WHERE name = ? AND labels <> ''",
-            [metric],
-        ).fetchall()
-    known = sorted(row[0] for row in rows)
+    wanted = list(labels)
+    known = recorded_labels(tenant, catalogue, metric) if wanted else ()
     for label in wanted:
         if label not in known:
             has = f"its labels are {', '.join(known)}" if known else "it has no labels"

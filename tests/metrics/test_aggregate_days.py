@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from analytics_dagster.lake.content import day_contents
 from analytics_dagster.lake.schemas import PLAYS
 from analytics_dagster.metrics.aggregate import aggregate_days
+from analytics_dagster.metrics.load import load_catalogue
 
 if TYPE_CHECKING:
     from tests.metrics.conftest import Figures
@@ -80,8 +83,9 @@ def test_a_range_cut_into_several_queries_gives_the_same_in_one_commit(listening
     assert [table.version() for table in tables] == [version + 1 for version in versions]
 
 
-def test_rows_lie_sorted_in_the_table(listening: Figures) -> None:
-    rows = listening.rows("listening", "day")
+@pytest.mark.parametrize("month", [1, 2])
+def test_rows_of_a_month_lie_sorted_in_the_table(listening: Figures, month: int) -> None:
+    rows = [row for row in listening.rows("listening", "day") if row["ts"].month == month]
     keys = [(r["ts"], *((r[d] is not None, r[d] or "") for d in ("country", "tier", "source", "device", "format"))) for r in rows]
     assert keys == sorted(keys)
     assert len(set(keys)) == len(keys)
@@ -135,3 +139,43 @@ def test_values_that_are_not_finite_are_not_measured_whatever_parquet_says_about
     figures.write("metrics", [{"ts": "2026-01-31 10:00", "name": "t", "type": "timer", "value": v} for v in odd])
     assert [figures.value("t", aggregate=a) for a in ("count", "sum", "min", "max", "last")] == [1.0] * 5
     assert figures.value("t", aggregate="p99") == pytest.approx(1, rel=0.0101)
+
+
+OWN = """
+semantic_models:
+  - name: own
+    description: Plays by tier.
+    model: raw/plays
+    owner: me
+    dimensions:
+      - {name: tier, description: Tier.}
+    measures:
+      - {name: own_plays, agg: count, expr: play_id, description: Plays.}
+metrics:
+  - {name: own_plays, description: x, type: simple, type_params: {measure: own_plays}, unit: plays, direction: neutral}
+"""
+LATER = """      - {name: own_listeners, agg: count_distinct, expr: listener_id, description: Listeners.}
+      - {name: own_length, agg: average, expr: ms_played / 1000, description: Seconds.}
+metrics:
+  - {name: own_listeners, description: x, type: simple, type_params: {measure: own_listeners}, unit: x, direction: neutral}
+  - {name: own_length, description: x, type: simple, type_params: {measure: own_length}, unit: s, direction: neutral}
+"""
+
+
+def test_a_measure_that_is_declared_later_is_absent_until_its_days_are_aggregated_again(
+    figures: Figures, declare: Callable[[str], Path]
+) -> None:
+    day = {"listener_id": "l", "ms_played": 1500}
+    figures.catalogue = load_catalogue(declare(OWN))
+    before = figures.catalogue.family("own").version
+    figures.write("plays", [{"ts": "2026-01-30 10:00", **day}, {"ts": "2026-01-31 10:00", **day}])
+    figures.catalogue = load_catalogue(declare(OWN.replace("metrics:\n", LATER)))
+    assert figures.catalogue.family("own").version != before
+    assert figures.ask("own_listeners") == []
+    aggregate_days(figures.tenant, figures.catalogue.family("own"), DAYS[1], DAYS[1], stream_ms=30_000)
+    assert figures.ask("own_listeners", by=("tier",)) == [("2026-01-31 00:00", None, 1.0)]
+    assert figures.ask("own_length") == [("2026-01-31 00:00", 1.5)]
+    assert figures.ask("own_plays", grain="month") == [("2026-01-01 00:00", 2.0)]
+    figures.catalogue = load_catalogue(declare(OWN))
+    aggregate_days(figures.tenant, figures.catalogue.family("own"), DAYS[0], DAYS[1], stream_ms=30_000)
+    assert figures.ask("own_plays", grain="month") == [("2026-01-01 00:00", 2.0)]

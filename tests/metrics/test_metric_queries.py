@@ -190,3 +190,11 @@ def test_a_recorded_name_wins_over_a_declared_one(figures: Figures) -> None:
 def test_a_label_may_have_a_quote_in_its_value_but_never_reaches_the_query(figures: Figures) -> None:
     _points(figures, ("2026-01-31 10:00", "odd's", "gauge", 1.0, '{"host":"a\'b\\"c"}'))
     assert figures.ask("odd's", by=("host",), where=('host="a\'b\\"c"',)) == [("2026-01-31 00:00", "a'b\"c", 1.0)]
+
+
+def test_labels_that_are_no_json_count_as_none(figures: Figures) -> None:
+    _points(figures, *(("2026-01-31 10:00", "queue", "gauge", 1.0, labels) for labels in ("{broken", "", "[1]", '{"host":7}')))
+    assert figures.ask("queue", by=("host",), aggregate="count") == [
+        ("2026-01-31 00:00", None, 3.0),
+        ("2026-01-31 00:00", "7", 1.0),
+    ]
