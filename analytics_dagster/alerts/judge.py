@@ -29,7 +29,7 @@ from analytics_dagster.alerts.messages import (
     Status,
     alert_message,
     digest_of,
-    occurrence_key,
+    new_occurrence,
     run_failure_message,
     unevaluable_message,
 )
@@ -269,8 +269,7 @@ class _Decision:
             was_firing = before is not None and before.instance.state is State.FIRING
             occurrence = before.occurrence if before is not None and was_firing else ""
             if instance.state is State.FIRING and not was_firing:
-                fired_at = instance.fired_at or at
-                occurrence = occurrence_key(self.tenant, rule.name, labels, fired_at, work.news.sequence)
+                occurrence = new_occurrence()
             kept[labels] = Stored(instance, occurrence, rule.severity)
             rises = before is not None and was_firing and rule.severity.rank > before.severity.rank
             if rises or (instance.state is State.FIRING and not was_firing and not work.news.history):

@@ -1,7 +1,7 @@
 """What is told: the payload of one outbox row, from which every channel makes its own message.
 
 A payload is plain JSON (docs/reference/alerting.md); text in it is unescaped, since each channel escapes for its own
-format. Keys are derived, never drawn, so that two judges of the same figures write the same rows.
+format. A message's key is derived from the alert's, so that telling the same thing twice is the same row.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -65,9 +66,9 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps([str(part) for part in parts], ensure_ascii=False).encode()).hexdigest()[:32]
 
 
-def occurrence_key(tenant: str, rule: str, labels: Labels, fired_at: datetime, sequence: int) -> str:
+def new_occurrence() -> str:
     """Identity of one alert from firing to resolved; a later firing of the same instance is another."""
-    return digest_of("alert", tenant, rule, fingerprint(labels), fired_at.isoformat(), sequence)
+    return uuid.uuid4().hex
 
 
 def alert_message(
