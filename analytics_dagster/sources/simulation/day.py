@@ -30,13 +30,14 @@ def simulate_day(population: Population, day: date) -> dict[str, pa.Table]:
     """
     if day > population.through:
         raise ValueError(f"the population reaches {population.through}, not {day}; build it through {day}")
-    plays, sessions = listen(population, day)
+    heard = listen(population, day)
+    plays = heard.plays
     return {
         PLAYS.name: _delivered_plays(population, day, plays),
         METRICS.name: recorded_points(population, day, plays),
         SUBSCRIPTIONS.name: subscriptions(population, day),
         AD_IMPRESSIONS.name: ad_impressions(population, day, plays),
-        API_REQUESTS.name: api_requests(population, day, plays, sessions),
+        API_REQUESTS.name: api_requests(population, day, heard),
         SYSTEM_SAMPLES.name: system_samples(population, day, plays),
     }
 
@@ -58,7 +59,7 @@ def _delivered_plays(population: Population, day: date, plays: Plays) -> pa.Tabl
         if incident.first == day:
             parts[0] = parts[0].filter(pa.array(~_late(population, incident, plays)))
         elif _delivered_on(incident) == day:
-            then, _ = listen(population, incident.first)
+            then = listen(population, incident.first).plays
             late = _late(population, incident, then)
             parts.append(_plays_table(population, incident.first, then).filter(pa.array(late)))
     return parts[0] if len(parts) == 1 else pa.concat_tables(parts).combine_chunks()

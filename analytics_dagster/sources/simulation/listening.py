@@ -76,20 +76,31 @@ class Plays:
         return Plays(**{f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
 
 
-def listen(population: Population, day: date) -> tuple[Plays, Sessions]:
-    """All plays that began on a day, in time order, and the sessions behind them (also those that an outage emptied)."""
+@dataclass(frozen=True)
+class Listening:
+    """A day's plays in time order, those that an outage kept from starting, and the sessions behind both."""
+
+    plays: Plays
+    lost: Plays
+    sessions: Sessions
+
+
+def listen(population: Population, day: date) -> Listening:
+    """Everything that was heard on a day, and what would have been."""
     parameters = population.parameters
     number = parameters.day_number(day)
     rng = stream(parameters.seed, parameters.tenant, "listening", number)
     sessions = _open_sessions(population, day, number, rng)
     plays = _play(population, day, number, sessions, rng)
+    lost = plays.take(np.empty(0, dtype=np.int64))
     for incident in population.incidents:
         if incident.covers(day):
             if incident.kind is IncidentKind.OUTAGE:
-                plays = _lose_plays(plays, incident, day, rng)
+                failing = _failing(plays, incident, day, rng)
+                plays, lost = plays.take(~failing), plays.take(failing)
             elif incident.kind is IncidentKind.BOT_FARM:
                 plays = plays.followed_by(_bot_plays(population, incident, number, len(sessions.member)))
-    return plays.take(_by_time(plays.ts)), sessions
+    return Listening(plays.take(_by_time(plays.ts)), lost, sessions)
 
 
 def daily_factor(population: Population, day: date) -> float:
@@ -286,10 +297,11 @@ def _with_tier_of_the_moment(population: Population, plays: Plays, number: int) 
     return Plays(**columns).take(open_account)
 
 
-def _lose_plays(plays: Plays, incident: Incident, day: date, rng: np.random.Generator) -> Plays:
+def _failing(plays: Plays, incident: Incident, day: date, rng: np.random.Generator) -> Flags:
     start, end = window(incident, day)
-    lost = (plays.ts >= start) & (plays.ts < end) & (rng.random(len(plays), dtype=np.float32) < incident.number("lost_plays"))
-    return plays.take(~lost)
+    unlucky = rng.random(len(plays), dtype=np.float32) < incident.number("lost_plays")
+    failing: Flags = (plays.ts >= start) & (plays.ts < end) & unlucky
+    return failing
 
 
 def window(incident: Incident, day: date) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from analytics_dagster.sources.simulation.columns import (
     text,
 )
 from analytics_dagster.sources.simulation.incidents import Incident, IncidentKind
-from analytics_dagster.sources.simulation.listening import Plays, Sessions, hourly_load, viral_track, window
+from analytics_dagster.sources.simulation.listening import Listening, Plays, hourly_load, viral_track, window
 from analytics_dagster.sources.simulation.population import DAY_MS, Population
 from analytics_dagster.sources.simulation.randomness import Flags, Floats, Indices, Ints, pick, stream
 from analytics_dagster.sources.simulation.vocabulary import ENDPOINTS, HOSTS_PER_TENANT, SHARE_CHANNELS
@@ -33,6 +33,7 @@ from analytics_dagster.sources.simulation.vocabulary import ENDPOINTS, HOSTS_PER
 SAMPLED_FROM = 2_000
 """Listeners above whose number the request log is sampled; its growth slows to a tenth."""
 SERVER_ERRORS = 0.004
+TRIES_PER_LOST_PLAY = 1.5
 LATENCY_SIGMA = 0.55
 SAMPLE_SECONDS = 300
 ENGAGEMENT_SECONDS = 3_600
@@ -54,14 +55,14 @@ class _Requests:
     endpoint: Ints
 
 
-def api_requests(population: Population, day: date, plays: Plays, sessions: Sessions) -> pa.Table:
+def api_requests(population: Population, day: date, heard: Listening) -> pa.Table:
     """Requests to the API by session and play; an outage makes many of them fail, and all of them slow."""
     parameters = population.parameters
     rng = stream(parameters.seed, parameters.tenant, "requests", parameters.day_number(day))
-    requests = _requests(population, plays, sessions, rng)
+    requests = _requests(population, heard, rng)
     count = len(requests.ts)
     median = np.array([one.median_us for one in ENDPOINTS], dtype=np.float64)[requests.endpoint]
-    load = hourly_load(plays)
+    load = hourly_load(heard.plays)
     busy = 1.0 + 0.15 * (load / max(1.0, load.max()))[requests.ts // 3_600_000]
     latency = median * busy * rng.lognormal(0.0, LATENCY_SIGMA, count)
     failing = np.full(count, SERVER_ERRORS)
@@ -85,14 +86,17 @@ def api_requests(population: Population, day: date, plays: Plays, sessions: Sess
     )
 
 
-def _requests(population: Population, plays: Plays, sessions: Sessions, rng: np.random.Generator) -> _Requests:
-    users = population.parameters.users
+def _requests(population: Population, heard: Listening, rng: np.random.Generator) -> _Requests:
+    users, plays, sessions = population.parameters.users, heard.plays, heard.sessions
     kept = min(1.0, (SAMPLED_FROM + max(0, users - SAMPLED_FROM) * 0.1) / users)
     ts, member, endpoint = [], [], []
     for code, one in enumerate(ENDPOINTS):
         if one.per_play:
             which = np.flatnonzero(rng.random(len(plays), dtype=np.float32) < one.per_play * kept)
-            when, who = plays.ts[which].astype(np.int64), plays.member[which]
+            # A play that does not start is tried again and again.
+            tries = np.repeat(np.arange(len(heard.lost)), rng.poisson(TRIES_PER_LOST_PLAY * kept, len(heard.lost)))
+            when = np.concatenate([plays.ts[which], heard.lost.ts[tries]])
+            who = np.concatenate([plays.member[which], heard.lost.member[tries]])
         else:
             calls = rng.poisson(one.per_session * kept, len(sessions.member))
             which = np.repeat(np.arange(len(sessions.member)), calls)

@@ -61,6 +61,7 @@ def test_an_outage_fails_requests_slows_them_and_stops_plays(aurora: Population)
     tables, before = simulate_day(aurora, outage.first), simulate_day(aurora, outage.first - timedelta(days=7))
     during = _between(tables["api_requests"], outage.start, outage.end)
     assert _error_ratio(during) == pytest.approx(outage.number("error_ratio"), abs=0.08)
+    assert _error_ratio(tables["api_requests"]) > 0.05  # so that a rule on the daily figure sees it
     rest = _between(tables["api_requests"], datetime.combine(outage.first, datetime.min.time(), UTC), outage.start)
     assert _error_ratio(rest) < 0.02
     assert np.median(during["latency_us"].to_numpy()) > 3 * np.median(rest["latency_us"].to_numpy())
