@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-# `backfill_policy` is in beta and has been stable since 1.5; every asset would print the warning once.
-warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+# In beta by name and unchanged since 1.5 and 1.8; every asset would print them once.
+for _beta in ("Parameter `(backfill_policy|owners)`", "Function `with_source_code_references`", "Class `(LocalFile)?CodeReference"):
+    warnings.filterwarnings("ignore", message=_beta, category=dg.BetaWarning)
 
 from analytics_dagster.orchestration.jobs import JOBS  # noqa: E402  # after the filter above
 from analytics_dagster.orchestration.resources import Platform, TenantScope  # noqa: E402
@@ -38,5 +38,3 @@ def build_definitions(
 
 
 defs = build_definitions()
-
-PROJECT = Path(__file__).parent.parent

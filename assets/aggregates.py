@@ -3,8 +3,6 @@
 A tenant's day whose gate is closed keeps the figures it had, and is published again when its input passes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

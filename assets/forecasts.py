@@ -1,7 +1,5 @@
 """Forecasts: each KPI from the end of a day on, TREND_FORECAST_HORIZON days ahead."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

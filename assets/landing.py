@@ -4,8 +4,6 @@ These assets are not materialized by a step: importing reports to Dagster what i
 the data comes in and each arrival is an event that can be seen and waited for.
 """
 
-from __future__ import annotations
-
 import dagster as dg
 
 from analytics_dagster.lake.schemas import RAW_TABLES, TableSchema, landing

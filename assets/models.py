@@ -1,7 +1,5 @@
 """Models: an Isolation Forest and DBSCAN for each KPI, and their verdict on each day."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """What all assets share: who owns them, how they are backfilled, tried again and expected to be fresh."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """Quality: the scorecard, all verdicts of a tenant's day with one score; the checks themselves stand beside raw assets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

@@ -4,8 +4,6 @@ A failed critical check closes the gate of that tenant's day (`publications`): a
 the step and never touches another tenant. Checks are evaluated once for all tenants and days of a run and name those that fail.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 

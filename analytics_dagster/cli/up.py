@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from analytics_dagster.cli.context import installation, interactive
+from analytics_dagster.installation import Installation
 
 
 def up(
@@ -25,18 +26,16 @@ def up(
     return Supervisor(opened, port).run(open_browser=browser and interactive(), say=typer.echo)
 
 
-def _prepare_demo(opened: object) -> None:
+def _prepare_demo(opened: Installation) -> None:
     """Simulate, then materialize with a progress bar, so that the UI opens on a full graph."""
     from analytics_dagster.cli.progress import materialize_progress
     from analytics_dagster.clock import yesterday
     from analytics_dagster.errors import UserError
-    from analytics_dagster.installation import Installation
     from analytics_dagster.orchestration.running import Request, execute, plan
     from analytics_dagster.sources.simulation import SimulationPlan, simulate
 
-    assert isinstance(opened, Installation)
     typer.echo("simulating three tenants, 90 days up to yesterday ...")
-    report = simulate(opened, SimulationPlan(until=yesterday(opened.clock)))
+    report = simulate(opened, SimulationPlan(tenants=3, users=1000, days=90, seed=42, until=yesterday(opened.clock)))
     typer.echo(f"{report.plays:,} plays of {len(report.tenants)} tenants")
     for run in plan(opened, Request()).runs:
         with materialize_progress(run, interactive()) as on_asset:

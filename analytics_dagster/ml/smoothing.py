@@ -80,7 +80,7 @@ class _Option:
         deviation = np.empty(self._horizon)
         last = np.nan
         for ahead in range(1, self._horizon + 1):
-            off = self._apart[first + ahead :] - self._level[first : n - ahead]
+            off = self._apart[first + ahead :] - self._level[first : max(first, n - ahead)]
             off = off[np.isfinite(off)]
             # Few origins say little about far buckets: let the spread grow with the root of time from the last good one.
             grown = last * np.sqrt(ahead / (ahead - 1)) if ahead > 1 else np.nan

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 
+from analytics_dagster.alerts.rules import Level as ProblemLevel
 from analytics_dagster.clock import yesterday
 from analytics_dagster.errors import DeclarationError, UserError
 from analytics_dagster.ingest.raw import stale_days
@@ -100,7 +101,7 @@ def _rules(installation: Installation) -> Iterator[Finding]:
         yield Finding(Level.NOTICE, "rules", f"no rule file at {path}", "write one; docs/reference/rules.md has an example")
         return
     for problem in alerting.rule_problems(installation):
-        yield Finding(Level.PROBLEM if problem.is_error else Level.NOTICE, "rules", str(problem))
+        yield Finding(Level.PROBLEM if problem.level is ProblemLevel.ERROR else Level.NOTICE, "rules", str(problem))
     yield Finding(Level.OK, "rules", f"{path}: {alerting.rule_count(installation)} rules loaded")
 
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 _TICK_DAYS = {"skipped": 2, "success": 14, "failure": 30, "started": 30}
 
-POOLS_NOTE = "one writer per table: two runs never overwrite the same Delta table at once"
-
 
 def dagster_configuration(settings: Settings) -> dict[str, Any]:
     """What goes into `dagster.yaml`: storage beside our own state, retries, monitoring, retention, one slot per pool."""
     common: dict[str, Any] = {
         "telemetry": {"enabled": False},
-        "run_queue": {"max_concurrent_runs": 4, "dequeue_interval_seconds": 1},
-        "concurrency": {"pools": {"default_limit": 1, "granularity": "run"}},
+        # A notification waits for a place in the queue: the default of 5 s would be half of its way.
+        "run_queue": {"dequeue_interval_seconds": 1},
+        # One slot per pool, one pool per table: two runs never write the same Delta table at once.
+        "concurrency": {"runs": {"max_concurrent_runs": 4}, "pools": {"default_limit": 1, "granularity": "run"}},
         "run_retries": {"enabled": True, "max_retries": 1},
         "run_monitoring": {"enabled": True, "start_timeout_seconds": 180, "poll_interval_seconds": 30},
         "sensors": {"use_threads": True, "num_workers": 4},

@@ -1,7 +1,5 @@
 """The jobs: materialize days, deliver what is due, go on with the demo, keep house."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house

@@ -8,16 +8,20 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from analytics_dagster.installation import Installation
 from analytics_dagster.insights.series import Series
 from analytics_dagster.lake.content import rows_content
 from analytics_dagster.lake.lake import TenantLake
-from analytics_dagster.lake.publications import Publication
+from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.kpi_series import kpi_series
 from analytics_dagster.orchestration.tables import catalogue
 from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
+
+if TYPE_CHECKING:
+    from analytics_dagster.insights.page import Checks
 
 
 def build_anomalies(
@@ -96,7 +100,53 @@ def _built(
 
 
 def _history(installation: Installation, lake: TenantLake, first: dt.date, last: dt.date) -> list[Series]:
+    from analytics_dagster.metrics.query import DayReader
     from analytics_dagster.ml.kpis import HISTORY_DAYS
 
-    begin = first - dt.timedelta(days=HISTORY_DAYS)
-    return kpi_series(lake, catalogue(installation.settings.analytics_metrics), begin, last, None)
+    declared = catalogue(installation.settings.analytics_metrics)
+    with DayReader(lake, declared, first - dt.timedelta(days=HISTORY_DAYS), last) as reader:
+        return kpi_series(reader, declared)
+
+
+def build_insights(installation: Installation, tenants: Sequence[str], day: dt.date, run_id: str, log: logging.Logger) -> Built:
+    """Write each tenant's page for `day`; a tenant without a KPI on that day has none."""
+    from analytics_dagster.insights.page import INSIGHTS, daily_insights
+    from analytics_dagster.insights.significance import HISTORY_DAYS
+    from analytics_dagster.metrics.query import DayReader
+    from analytics_dagster.ml.anomaly import ANOMALIES
+    from analytics_dagster.ml.forecast import FORECASTS
+
+    declared = catalogue(installation.settings.analytics_metrics)
+
+    def write(lake: TenantLake) -> list[Publication]:
+        first = day - dt.timedelta(days=HISTORY_DAYS)
+        horizon = dt.timedelta(days=installation.settings.trend_forecast_horizon)
+        with DayReader(lake, declared, first, day) as reader:
+            series = kpi_series(reader, declared, split_from=first)
+            if not series:
+                return []
+            page = daily_insights(
+                lake.tenant,
+                day,
+                series,
+                anomalies=lake.table(ANOMALIES).read(day, day),
+                forecasts=lake.table(FORECASTS).read(day - dt.timedelta(days=7), day + horizon),
+                checks=_checks(installation, lake, day),
+            )
+        lake.table(INSIGHTS).overwrite_days(page.rows(), day, day)
+        return publications_of(lake, INSIGHTS, INSIGHTS.path, day, day)
+
+    return _built(installation, INSIGHTS.path, tenants, write, run_id, log)
+
+
+def _checks(installation: Installation, lake: TenantLake, day: dt.date) -> Checks | None:
+    """How the day's checks went; None when none ran."""
+    from analytics_dagster.insights.page import Checks
+    from analytics_dagster.quality.scorecard import SCORECARD
+
+    verdicts = lake.table(SCORECARD).read(day, day, columns=["check_name", "passed"]).to_pylist()
+    if not verdicts:
+        return None
+    failed = sorted({v["check_name"] for v in verdicts if not v["passed"]})
+    closed = [p for p in installation.publications.of(tenant=lake.tenant, first=day, last=day) if p.status is Status.GATED]
+    return Checks(sum(v["passed"] for v in verdicts), tuple(failed), bool(closed))

@@ -1,7 +1,5 @@
 """Ops: what jobs outside the asset graph do. Each calls one domain function and reports what came of it."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from analytics_dagster.clock import yesterday
@@ -13,7 +11,7 @@ from analytics_dagster.orchestration.resources import Platform
 @dg.op(description="Send what the outbox holds; what cannot be sent now stays due and is tried again.")
 def deliver_notifications(context: dg.OpExecutionContext, platform: Platform) -> None:
     report = deliver(platform.open())
-    context.log.info("sent %d, deferred %d, failed %d", report.sent, report.retried, report.failed)
+    context.log.info("%s", report)
 
 
 @dg.op(description="Simulate each demo tenant's days from its last one to yesterday.")

@@ -89,7 +89,7 @@ def execute(installation: Installation, run: PlannedRun, on_asset: Callable[[str
         tags={**plan_tags(run), **process_tag()},
         run_config={
             **scope_config(list(run.tenants)),
-            "loggers": {"console": {"config": {"log_level": "ERROR"}}},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         raise_on_error=False,
     )

@@ -1,7 +1,5 @@
 """Schedules: the day's run, and the housekeeping that nobody should have to think of. UTC."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from analytics_dagster.clock import yesterday

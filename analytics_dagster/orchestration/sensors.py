@@ -5,8 +5,6 @@ sensor (its cursor moves even when it fails). None delivers anything: alerting w
 its state, and asks for a delivery run only while messages are due and nobody else delivers.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

@@ -1,0 +1,61 @@
+"""Insights: a page for each tenant that people read in the morning: what changed, what is odd, what comes next."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from analytics_dagster.insights.page import INSIGHTS
+from analytics_dagster.orchestration.checks import built_check_spec, built_result
+from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.model_steps import build_insights
+from analytics_dagster.orchestration.partitions import DAYS, day_range
+from analytics_dagster.orchestration.pictures import insights_metadata
+from analytics_dagster.orchestration.resources import Platform, TenantScope
+from assets.models import FAMILY_KEYS
+from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+
+
+@dg.asset(
+    key=dg.AssetKey(["insights", "daily"]),
+    deps=[
+        *FAMILY_KEYS,
+        dg.AssetKey(["quality", "scorecard"]),
+        dg.AssetKey(["models", "anomaly"]),
+        dg.AssetKey(["forecasts", "kpi"]),
+    ],
+    description=f"{INSIGHTS.description}\n\nOpen the newest materialization to read it. A range of days makes the page of its newest day.",
+    group_name="insights",
+    owners=OWNERS,
+    kinds={"deltalake", "altair"},
+    tags={"layer": "insights"},
+    metadata={"dagster/column_schema": column_schema(INSIGHTS)},
+    partitions_def=DAYS,
+    backfill_policy=BACKFILL,
+    retry_policy=RETRY,
+    freshness_policy=daily_freshness(),
+    check_specs=[built_check_spec(INSIGHTS.path)],
+    pool="insights_daily",
+)
+def daily(
+    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    installation = platform.open()
+    days = day_range(context)
+    built = build_insights(installation, scope.of(installation), days.last, context.run_id, context.log)
+    add_partition_counts(context, built.publications)
+    add_to_newest(
+        context,
+        days,
+        {
+            **insights_metadata(installation, built.tenants, days.last),
+            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{INSIGHTS.path}",
+            "dagster/row_count": built.rows,
+            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
+            "seconds": built.seconds,
+        },
+    )
+    yield dg.MaterializeResult()
+    yield built_result(built)
+
+
+ASSETS = [daily]
