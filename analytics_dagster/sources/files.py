@@ -11,7 +11,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -40,11 +40,19 @@ class SourceFile:
     @contextmanager
     def open(self) -> Iterator[SourceStream]:
         """A forward stream of the decompressed bytes. Raises UnreadableFileError."""
-        try:
-            with _raw(self) as raw:
-                yield SourceStream(_decompressed(raw), self.name)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UnreadableFileError(f"{self.name}: cannot be read ({error})") from error
+        with ExitStack() as opened:
+            try:
+                raw = self._raw(opened)
+                stream = SourceStream(_decompressed(raw), self.name)
+            except _DAMAGED as error:
+                raise UnreadableFileError(f"{self.name}: cannot be read ({error})") from error
+            yield stream
+
+    def _raw(self, opened: ExitStack) -> BinaryIO:
+        if self.member is None:
+            return opened.enter_context(self.path.open("rb"))
+        archive = opened.enter_context(zipfile.ZipFile(self.path))
+        return cast(BinaryIO, opened.enter_context(archive.open(self.member)))
 
 
 class SourceStream:
@@ -154,16 +162,6 @@ def _is_zip(path: Path) -> bool:
             return file.read(4) == _ZIP
     except OSError as error:
         raise UnreadableFileError(f"{path}: cannot be read ({error})") from error
-
-
-@contextmanager
-def _raw(file: SourceFile) -> Iterator[BinaryIO]:
-    if file.member is None:
-        with file.path.open("rb") as raw:
-            yield raw
-        return
-    with zipfile.ZipFile(file.path) as archive, archive.open(file.member) as member:
-        yield cast(BinaryIO, member)
 
 
 def _decompressed(raw: BinaryIO) -> BinaryIO:

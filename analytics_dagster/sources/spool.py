@@ -71,6 +71,13 @@ class Spool:
         heap = self._heaps[tenant, table]
         return pa.RecordBatchReader.from_batches(heap.schema, _batches(heap.parts))
 
+    def readers(self, tenant: str, table: str, rows: int) -> Iterator[pa.RecordBatchReader]:
+        """The same in portions of about `rows`, each to be read before the next is asked for."""
+        heap_reader = self.reader(tenant, table)
+        batches = iter(heap_reader)
+        while (first := next(batches, None)) is not None:
+            yield pa.RecordBatchReader.from_batches(heap_reader.schema, _portion(first, batches, rows))
+
     def close(self) -> None:
         for writer in self._open.values():
             writer.close()
@@ -99,6 +106,14 @@ class Spool:
         heap.parts.append(path)
         self._open[key] = pa.ipc.new_stream(str(path), heap.schema, options=_OPTIONS)
         return self._open[key]
+
+
+def _portion(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    yield first
+    given = first.num_rows
+    while given < rows and (batch := next(rest, None)) is not None:
+        given += batch.num_rows
+        yield batch
 
 
 def _batches(parts: list[Path]) -> Iterator[pa.RecordBatch]:

@@ -74,3 +74,8 @@ def test_what_cannot_be_imported_ends_in_one_line_and_status_2(
 
 def test_the_help_names_every_format() -> None:
     assert tuple(FORMATS) == FORMAT_NAMES
+
+
+def test_the_reference_has_every_format() -> None:
+    reference = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text()
+    assert [name for name in FORMATS if f"`{name}`" not in reference] == []

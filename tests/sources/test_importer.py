@@ -177,6 +177,9 @@ def test_a_spool_gives_back_every_row_in_order_with_more_heaps_than_open_files(t
     assert spool.count("t7", "plays") == 334
     assert spool.reader("t7", "plays").read_all().column("n").to_pylist() == list(range(7, 100_000, 300))
     assert spool.reader("t8", "plays").read_all().num_rows == 334
+    portions = [reader.read_all().column("n").to_pylist() for reader in spool.readers("t9", "plays", 150)]
+    assert len(portions) > 1
+    assert [n for portion in portions for n in portion] == list(range(9, 100_000, 300))
 
 
 class TestRealFiles:
