@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from analytics_dagster.lake.lake import Table, TenantLake
 
-# Source rows that one query groups: 4,000,000 plays by hour and five dimensions stay below 700 MB, sets included.
-ROWS_AT_ONCE = 4_000_000
+# Source rows that one query groups: with it, 90 days of 10,000,000 plays peak at 780 MB for the whole process, sets included.
+ROWS_AT_ONCE = 2_000_000
 _BATCH_ROWS = 16_384
 
 Span = tuple[dt.date, dt.date]
