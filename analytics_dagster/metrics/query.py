@@ -108,7 +108,9 @@ class DayReader:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def query(self, metric: Metric, by: tuple[str, ...] = (), where: tuple[str, ...] = (), since: dt.date | None = None) -> pa.Table:
+    def query(
+        self, metric: Metric, by: tuple[str, ...] = (), where: tuple[str, ...] = (), since: dt.date | None = None
+    ) -> pa.Table:
         """As `run_query`, from `since` (the reader's first day) to the reader's last day."""
         plan = _plan(self._tenant, self._catalogue, metric, MetricQuery(metric.name, by=by, where=where), stored=False)
         days = f"SELECT * FROM {self.relation(plan.family)}"

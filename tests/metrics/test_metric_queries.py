@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from analytics_dagster.errors import NotFoundError, UserError
+from analytics_dagster.metrics.query import DayReader, MetricQuery, run_query
 
 if TYPE_CHECKING:
     from tests.metrics.conftest import Figures
@@ -198,3 +199,17 @@ def test_labels_that_are_no_json_count_as_none(figures: Figures) -> None:
         ("2026-01-31 00:00", None, 3.0),
         ("2026-01-31 00:00", "7", 1.0),
     ]
+
+
+def test_a_day_reader_answers_from_memory_what_a_query_answers_from_files(listening: Figures) -> None:
+    first, last = dt.date(2026, 2, 1), dt.date(2026, 2, 3)
+    with DayReader(listening.tenant, listening.catalogue, first, last) as reader:
+        for metric in listening.catalogue.metrics:
+            question = MetricQuery(metric.name, first, last)
+            assert reader.query(metric).equals(run_query(listening.tenant, listening.catalogue, question))
+        streams, narrow = listening.catalogue.metric("streams"), ('country!="US"',)
+        asked = MetricQuery("streams", last, last, by=("tier",), where=narrow)
+        assert reader.query(streams, ("tier",), narrow, since=last).equals(
+            run_query(listening.tenant, listening.catalogue, asked)
+        )
+        assert reader.values(listening.catalogue.family("listening"), "tier") == ["free", "premium"]
