@@ -146,9 +146,10 @@ class _Claiming:
 
     def _may_fire(self, row: Any) -> bool:
         wait = self._cooldown(row)
-        if wait is not None and self._siblings(row, "resolved"):
+        over = self._siblings(row, "resolved") if wait is not None or row.deferred is not None else ()
+        if over:
             # It was over before anybody could be told: neither message is sent.
-            self._drop(row, *self._siblings(row, "resolved"))
+            self._drop(row, *over)
             return False
         reason = "cooldown"
         if wait is None:

@@ -10,6 +10,7 @@ import json
 import ssl
 from collections.abc import Sequence
 from datetime import UTC
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from analytics_dagster.alerts.channels.base import TIMEOUT_SECONDS, Delivery, UncertainError, refuse_status
@@ -51,10 +52,16 @@ class WebhookChannel:
         """Post each. Raises DeliveryError, GoneError, ThrottledError, UncertainError or RetryableDeliveryError."""
         import httpx
 
-        verify: ssl.SSLContext | bool = self._verify if self._verify is not None else True
-        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, verify=verify) as client:
+        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, verify=self._trust) as client:
             for delivery in deliveries:
                 self._post(client, delivery)
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        # Reading the authorities takes longer than a request, so they are read once.
+        import httpx
+
+        return self._verify or httpx.create_ssl_context()
 
     def _post(self, client: httpx.Client, delivery: Delivery) -> None:
         import httpx
