@@ -321,7 +321,7 @@ def _svg(chart: Any, sentence: str) -> str:
 
     themed = chart.configure(background=PAPER, padding=8, font=_FONT).configure_view(stroke=None)
     themed = themed.configure_axis(labelColor=INK, labelFontSize=11, titleColor=INK)
-    themed = themed.configure_title(color=INK, anchor="start", fontSize=13, fontWeight="bold", offset=8)
+    themed = themed.configure_title(color=INK, anchor="start", frame="group", fontSize=13, fontWeight="bold", offset=8)
     svg = str(vl_convert.vegalite_to_svg(themed.to_dict(validate=False), allowed_base_urls=[]))
     return _described(svg, sentence)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import pyarrow as pa
 
+_PINNED = re.compile(r'="([^"]*)"')
 _ABBREVIATIONS = frozenset({"api", "cpu", "dau", "wau", "mau", "arpu", "mrr", "ltv"})
 
 
@@ -37,8 +39,10 @@ class Series:
 
     @property
     def name(self) -> str:
-        """The title, else `API error ratio` for api_error_ratio."""
+        """The title, else `API error ratio` for api_error_ratio and `Revenue (EUR)` for revenue{currency="EUR"}."""
         if self.title:
             return self.title
-        words = [word.upper() if word in _ABBREVIATIONS else word for word in self.metric.split("_")]
-        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+        base, _, pinned = self.metric.partition("{")
+        words = [word.upper() if word in _ABBREVIATIONS else word for word in base.split("_")]
+        values = _PINNED.findall(pinned)
+        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) + (f" ({', '.join(values)})" if values else "")

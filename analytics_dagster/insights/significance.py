@@ -83,8 +83,12 @@ def _expectations(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
     days, width = values.shape
     level = np.full((days, width), np.nan)
+    # A missing day counts as its weekday before, or a week without its working days would look like a weekend.
+    filled = values.copy()
+    for day in range(7, days):
+        filled[day] = np.where(np.isfinite(filled[day]), filled[day], filled[day - 7])
     if days > 7:
-        level[7:] = _median(sliding_window_view(values, 7, axis=0)[:-1], least=4)
+        level[7:] = _median(sliding_window_view(filled, 7, axis=0)[:-1], least=4)
     away = np.full((days, width, WEEKS), np.nan)
     for week in range(1, WEEKS + 1):
         if 7 * week < days:

@@ -258,7 +258,11 @@ def _reason(value: float, expected: float, lo: float, hi: float, odd: bool, habi
     if not odd and habit is None:
         return ""
     side = "above" if value > expected else "below"
-    away = f"{value:.4g} is {abs(value - expected):.4g} {side} the expected {expected:.4g}"
+    away = f"{_number(value)} is {_number(abs(value - expected))} {side} the expected {_number(expected)}"
     if habit is not None:
         return f"{away}, but it strayed as far on {habit} other occasions"
-    return f"{away} (usual: {lo:.4g} to {hi:.4g})"
+    return f"{away} (usual: {_number(lo)} to {_number(hi)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1_000 <= abs(value) < 1e15 else f"{value:.4g}"

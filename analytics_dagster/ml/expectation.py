@@ -64,7 +64,7 @@ def expectation(values: NDArray[np.float64], season: int | None, kept: Seasonali
     options = _options(values, usable)
     chosen = kept if kept in options else min(options, key=lambda kind: _cost(values, options[kind], kind))
     expected = options[chosen]
-    spread = _spread(values, values - expected, expected, usable)
+    spread = _spread(values, expected, usable, relative=chosen == Seasonality.MULTIPLIED)
     return Expectation(expected, spread, usable if chosen != Seasonality.NONE else None, chosen)
 
 
@@ -74,7 +74,7 @@ def _options(values: NDArray[np.float64], season: int | None) -> dict[Seasonalit
     flat = max(FLAT_LEVEL, season or 0)
     options = {Seasonality.NONE: _level(values, flat)}
     if season:
-        level = _level(values, season)
+        level = _level(_gaps_filled(values, season), season)
         deviation = _same_phase(values - level, season)
         options[Seasonality.ADDED] = level + np.nan_to_num(deviation)
         seen = values[np.isfinite(values)]
@@ -94,6 +94,17 @@ def _cost(values: NDArray[np.float64], expected: NDArray[np.float64], kind: Seas
     # The largest residuals may be the very anomalies that are looked for: they do not choose the season.
     cost = float(np.minimum(off, np.quantile(off, 0.95)).mean())
     return cost * _SEASON_MUST_GAIN if kind == Seasonality.NONE else cost
+
+
+def _gaps_filled(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
+    """Missing slots with the value of the cycle before: three missing weekdays must not make a week look like a weekend."""
+    import numpy as np
+
+    filled = values.copy()
+    for i in np.flatnonzero(~np.isfinite(values)):
+        if i >= season:
+            filled[i] = filled[i - season]
+    return filled
 
 
 def _level(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -138,11 +149,13 @@ def _same_phase(values: NDArray[np.float64], season: int) -> NDArray[np.float64]
 
 
 def _spread(
-    values: NDArray[np.float64], residual: NDArray[np.float64], expected: NDArray[np.float64], season: int | None
+    values: NDArray[np.float64], expected: NDArray[np.float64], season: int | None, relative: bool
 ) -> NDArray[np.float64]:
     import numpy as np
 
-    off = np.abs(residual)
+    # Where the season is a factor of the level, so is the noise: it grows with the series and is larger on its weekends.
+    size = np.abs(expected) if relative else np.ones(len(expected))
+    off = np.abs(values - expected) / size
     window = min(spread_window(season), len(off))
     spread = np.fmax(_MAD * _rolled(off, window), _Q90 * _rolled(off, window, 0.9))
     # The first window of a series is judged as a whole, each point by the others in it.
@@ -151,7 +164,7 @@ def _spread(
     if 1 < window <= _EACH_WITHOUT_ITSELF:
         others = np.broadcast_to(first, (window, window))[~np.eye(window, dtype=bool)].reshape(window, window - 1)
     spread[:window] = _deviation(others)
-    spread = np.where(np.isfinite(spread), spread, _deviation(off[None, :]))
+    spread = np.where(np.isfinite(spread), spread, _deviation(off[None, :])) * size
     floor = _RELATIVE_FLOOR * np.abs(expected)
     seen = values[np.isfinite(values)]
     if (seen >= 0).all() and (seen == np.round(seen)).all():

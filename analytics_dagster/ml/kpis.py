@@ -5,6 +5,7 @@ Reading and writing the tables stays with the caller; models are taken from a st
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from analytics_dagster.ml.forecast import FORECASTS, fit_prophet, forecast
 from analytics_dagster.ml.series import grid_of
 
 if TYPE_CHECKING:
-    from analytics_dagster.ml.models import Format, ModelStore, StoredModel
+    from analytics_dagster.ml.models import Format, Learnt, ModelStore
 
 HISTORY_DAYS = 3 * 365
-"""Days before the first day in question that a caller should read: what forecasts learn from, more than detection needs."""
+"""Days that models learn from, and that a caller should read before the first day in question."""
+_EPOCH = date(1970, 1, 1)
 
 
 class Kpi(Protocol):
@@ -39,12 +41,24 @@ class Kpi(Protocol):
 
 @dataclass(frozen=True)
 class Fitting:
-    """How models are fitted. `refit` fits even where a stored model would do."""
+    """How models are fitted. now: noted as the time of the fit, and changes nothing else. refit: fit even where the
+    stored model is the one that would come out."""
 
     now: datetime
     seed: int = 0
     retrain_seconds: int = 86_400
     refit: bool = False
+
+
+def learn_until(day: date, retrain_seconds: int) -> date:
+    """The newest day that a model used on `day` learns from.
+
+    Fits happen at multiples of the retrain frequency since 1970, in whole days, whenever a run comes: so the same day is
+    judged and forecast by the same model, today and when it is materialized again next month.
+    """
+    every = max(1, round(retrain_seconds / 86_400))
+    since = (day - _EPOCH).days
+    return _EPOCH + timedelta(days=since - since % every)
 
 
 def judge_kpis(
@@ -58,14 +72,14 @@ def judge_kpis(
 ) -> pa.Table:
     """Rows of ANOMALIES for the days `first` to `last` (inclusive), sorted by metric and day.
 
-    Points after `last` are not looked at, so an old day gives what it gave then. Models are fitted on everything up to
-    `last` and kept in `store`; the caller commits it.
+    Give the history up to the newest whole day there is, also when older days are judged again: then they get what one
+    run over all days would give them. A model is fitted on the newest HISTORY_DAYS and kept in `store`, which the caller
+    commits.
     """
     parts = []
     for one in series:
-        known = _until(one.daily, last)
-        model = _anomaly_model(one.metric, known, last, contamination, fitting, store)
-        verdicts = _between(score(known, model), first, last)
+        model = _anomaly_model(one.metric, one.daily, contamination, fitting, store)
+        verdicts = _between(score(one.daily, model), first, last)
         parts.append(_with(verdicts, ANOMALIES.arrow, metric=pa.array([one.metric] * len(verdicts), pa.string())))
     table = pa.concat_tables(parts) if parts else ANOMALIES.arrow.empty_table()
     return table.sort_by([("metric", "ascending"), ("ts", "ascending")])
@@ -81,14 +95,14 @@ def forecast_kpis(
 ) -> pa.Table:
     """Rows of FORECASTS made at the end of `made_on` for the `horizon` days after it, sorted by metric and day.
 
-    A series that stopped before `made_on` is forecast from its last day on and its rows begin there. Models as in
-    `judge_kpis`.
+    Days after `made_on` are not looked at: a forecast must not know what it forecasts. A series that stopped earlier is
+    forecast from its last day on. Models as in `judge_kpis`.
     """
-    end = datetime(made_on.year, made_on.month, made_on.day, tzinfo=UTC) + timedelta(days=1)
+    end = _midnight(made_on) + timedelta(days=1)
     parts = []
     for one in series:
-        known = _until(one.daily, made_on)
-        fitted = _prophet_model(one.metric, known, made_on, end, fitting, store)
+        known = _between(one.daily, date.min, made_on)
+        fitted = _prophet_model(one.metric, known, made_on, fitting, store)
         made = forecast(known, horizon=horizon, grain="day", now=end, seed=fitting.seed, unit=one.unit, fitted=fitted)
         names = pa.array([one.metric] * len(made), pa.string())
         parts.append(_with(made, FORECASTS.arrow, metric=names, made_on=pa.array([made_on] * len(made), pa.date32())))
@@ -108,66 +122,67 @@ def merge_forecasts(existing: pa.Table, made: pa.Table) -> pa.Table:
 
 
 def _anomaly_model(
-    metric: str, known: pa.Table, last: date, contamination: float, fitting: Fitting, store: ModelStore | None
+    metric: str, daily: pa.Table, contamination: float, fitting: Fitting, store: ModelStore | None
 ) -> AnomalyModel | None:
     from analytics_dagster.ml.models import Format, pack_anomaly, unpack_anomaly
 
     settings = json.dumps({"contamination": contamination, "seed": fitting.seed}, sort_keys=True)
-    stored = _fresh(metric, settings, last, fitting, store)
+    learnt, training = _training(daily, None, fitting)
+    stored = store.fitting(metric, learnt.learnt_from, settings) if store and learnt and not fitting.refit else None
     if stored is not None:
         return unpack_anomaly(stored.body)
-    model = fit(known, contamination=contamination, seed=fitting.seed)
-    if model is not None and store is not None:
-        _keep(store, metric, known, settings, Format.SKOPS, pack_anomaly(model), fitting.now)
+    model = fit(training, contamination=contamination, seed=fitting.seed)
+    if model is not None and learnt is not None and store is not None:
+        _keep(store, metric, learnt, settings, Format.SKOPS, pack_anomaly(model), fitting)
     return model
 
 
-def _prophet_model(
-    metric: str, known: pa.Table, last: date, end: datetime, fitting: Fitting, store: ModelStore | None
-) -> str | None:
+def _prophet_model(metric: str, known: pa.Table, made_on: date, fitting: Fitting, store: ModelStore | None) -> str | None:
     from analytics_dagster.ml.models import Format
 
     settings = json.dumps({"seed": fitting.seed}, sort_keys=True)
-    stored = _fresh(metric, settings, last, fitting, store)
+    learnt, training = _training(known, made_on, fitting)
+    stored = store.fitting(metric, learnt.learnt_from, settings) if store and learnt and not fitting.refit else None
     if stored is not None:
         return stored.body.decode()
-    fitted = fit_prophet(known, grain="day", now=end, seed=fitting.seed)
-    if fitted is not None and store is not None:
-        _keep(store, metric, known, settings, Format.PROPHET_JSON, fitted.encode(), fitting.now)
+    fitted = fit_prophet(training, grain="day", now=_midnight(made_on) + timedelta(days=1), seed=fitting.seed)
+    if fitted is not None and learnt is not None and store is not None:
+        _keep(store, metric, learnt, settings, Format.PROPHET_JSON, fitted.encode(), fitting)
     return fitted
 
 
-def _fresh(metric: str, settings: str, last: date, fitting: Fitting, store: ModelStore | None) -> StoredModel | None:
-    if store is None or fitting.refit:
-        return None
-    until = _midnight(last) + timedelta(days=1)
-    return store.fresh(metric, settings=settings, now=fitting.now, retrain_seconds=fitting.retrain_seconds, until=until)
-
-
-def _keep(
-    store: ModelStore, metric: str, known: pa.Table, settings: str, format: Format, body: bytes, fitted_at: datetime
-) -> None:
+def _keep(store: ModelStore, metric: str, learnt: Learnt, settings: str, format: Format, body: bytes, fitting: Fitting) -> None:
     from analytics_dagster.ml.models import StoredModel
 
-    grid = grid_of(known)
+    store.keep(StoredModel.of(metric, learnt, settings, format, body, fitting.now))
+
+
+def _training(daily: pa.Table, day: date | None, fitting: Fitting) -> tuple[Learnt | None, pa.Table]:
+    """The points that a model used on `day` (default: the newest one with a value) is fitted on, and what they are."""
+    from analytics_dagster.ml.models import Learnt
+
+    with_value = daily.filter(pc.is_finite(pc.fill_null(daily["value"].cast(pa.float64()), float("nan"))))
+    if not len(with_value):
+        return None, with_value
+    newest = pc.max(_utc(with_value["ts"])).as_py().date()
+    until = learn_until(day or newest, fitting.retrain_seconds)
+    training = _between(with_value, until - timedelta(days=HISTORY_DAYS - 1), until)
+    if not len(training):
+        return None, training
+    grid = grid_of(training)
+    digest = hashlib.sha256(grid.ts.tobytes() + grid.values[grid.slot].tobytes()).hexdigest()
     first, last = (datetime.fromtimestamp(int(ts) / 1e6, UTC) for ts in (grid.ts[0], grid.ts[-1]))
-    store.keep(StoredModel.of(metric, (first, last, grid.observed), settings, format, body, fitted_at))
+    return Learnt(first, last, grid.observed, digest), training
 
 
 def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _until(daily: pa.Table, last: date) -> pa.Table:
-    """The history up to the end of `last`: nothing later may be known."""
-    end = pa.scalar(_midnight(last) + timedelta(days=1)).cast(TIMESTAMP)
-    return daily.filter(pc.less(_utc(daily["ts"]), end))
-
-
 def _between(rows: pa.Table, first: date, last: date) -> pa.Table:
-    begin = pa.scalar(_midnight(first)).cast(TIMESTAMP)
-    until = _until(rows, last)
-    return until.filter(pc.greater_equal(_utc(until["ts"]), begin))
+    ts = _utc(rows["ts"])
+    begin, end = (pa.scalar(_midnight(day)).cast(TIMESTAMP) for day in (first, last + timedelta(days=1)))
+    return rows.filter(pc.and_(pc.greater_equal(ts, begin), pc.less(ts, end)))
 
 
 def _utc(ts: pa.ChunkedArray) -> pa.ChunkedArray:

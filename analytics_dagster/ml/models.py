@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Protocol
@@ -47,6 +47,7 @@ def _stored_models(name: str, description: str) -> TableSchema:
             Column("first", TIMESTAMP, "First bucket that it learnt from.", required=True),
             Column("last", TIMESTAMP, "Last bucket that it learnt from.", required=True),
             Column("points", pa.int64(), "Buckets with a value among them.", required=True),
+            Column("learnt_from", pa.string(), "SHA-256 of the points that it learnt from.", required=True),
             Column("settings", pa.string(), "What it was fitted with, as JSON.", required=True),
             Column("versions", pa.string(), "Library versions that it was fitted with, as JSON.", required=True),
             Column("format", pa.string(), "skops or prophet-json.", required=True),
@@ -72,6 +73,16 @@ class ModelTable(Protocol):
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What a model was fitted on: first and last bucket, points with a value, and a hash of them all."""
+
+    first: datetime
+    last: datetime
+    points: int
+    learnt_from: str
+
+
+@dataclass(frozen=True)
 class StoredModel:
     """One fitted model. `settings` is what it was fitted with: another setting makes it stale at once."""
 
@@ -80,6 +91,7 @@ class StoredModel:
     first: datetime
     last: datetime
     points: int
+    learnt_from: str
     settings: str
     versions: str
     format: Format
@@ -87,12 +99,22 @@ class StoredModel:
     body: bytes
 
     @classmethod
-    def of(
-        cls, metric: str, window: tuple[datetime, datetime, int], settings: str, format: Format, body: bytes, at: datetime
-    ) -> StoredModel:
-        """Describe a model that was fitted just now. `window` is first and last bucket and the points between."""
+    def of(cls, metric: str, learnt: Learnt, settings: str, format: Format, body: bytes, at: datetime) -> StoredModel:
+        """Describe a model that was fitted just now."""
         digest = hashlib.sha256(body).hexdigest()
-        return cls(metric, at, *window, settings, _versions(format), format, digest, body)
+        return cls(
+            metric,
+            at,
+            learnt.first,
+            learnt.last,
+            learnt.points,
+            learnt.learnt_from,
+            settings,
+            _versions(format),
+            format,
+            digest,
+            body,
+        )
 
 
 class ModelStore:
@@ -104,27 +126,32 @@ class ModelStore:
         self._models = {row["metric"]: StoredModel(**{**row, "format": Format(row["format"])}) for row in rows}
         self._changed = False
 
-    def fresh(self, metric: str, *, settings: str, now: datetime, retrain_seconds: int, until: datetime) -> StoredModel | None:
-        """The metric's model, if it may still be used; None asks for a fit.
-
-        It may not when it is older than `retrain_seconds`, learnt from days after `until` (a run over old days must not
-        know the future), was fitted with other settings or with other versions of its libraries.
+    def fitting(self, metric: str, learnt_from: str, settings: str) -> StoredModel | None:
+        """The metric's model if it is the one that a fit on these points with these settings would give; else None.
 
         Raises IntegrityError when the stored bytes are not those that were stored.
         """
         model = self._models.get(metric)
-        if model is None or model.settings != settings or model.versions != _versions(model.format):
+        if model is None or (model.learnt_from, model.settings) != (learnt_from, settings):
             return None
-        if now - model.fitted_at >= timedelta(seconds=retrain_seconds) or model.last > until:
+        if model.versions != _versions(model.format):
             return None
         if hashlib.sha256(model.body).hexdigest() != model.content_hash:
             raise IntegrityError(
-                f"the stored model of {metric} is damaged (its hash differs); materialize with refit=true to fit it again"
+                f"the stored model of {metric} is damaged: its bytes are not those that were stored; remove the table "
+                "that holds it and materialize again, and it is fitted anew"
             )
         return model
 
     def keep(self, model: StoredModel) -> None:
-        """Replace the metric's model; `commit` writes it."""
+        """Replace the metric's model; `commit` writes it. One that learnt from later days stays: an old day was made again."""
+        stored = self._models.get(model.metric)
+        if (
+            stored is not None
+            and stored.last > model.last
+            and (stored.settings, stored.versions) == (model.settings, model.versions)
+        ):
+            return
         self._models[model.metric] = model
         self._changed = True
 
