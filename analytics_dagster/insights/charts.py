@@ -30,6 +30,8 @@ MOST_BYTES = 40_000
 """A picture larger than this as markdown bloats the event log; 20 kB on every partition made one of 423 MB."""
 MOST_DAYS = 120
 """Days that a picture shows at most; more do not fit its pixels."""
+MOST_PANELS = 12
+"""KPIs that an overview shows, those with odd days first."""
 _OVERVIEW_DAYS, _SMALL_DAYS, _SMALL_AHEAD = 560, 56, 14
 """Days that an overview shows in all, and in one of its panels; they make its bytes."""
 
@@ -108,16 +110,19 @@ def overview_chart(
     """Small multiples of a tenant's KPIs, each with its own scale. forecasts and anomalies: rows with a metric column."""
     import altair as alt
 
-    shown = max(21, min(_SMALL_DAYS, _OVERVIEW_DAYS // max(1, len(series))))
+    odd = [one.metric for one in series if _odd(_of(anomalies, one.metric))]
+    chosen = sorted(series, key=lambda one: one.metric not in odd)[:MOST_PANELS] if len(series) > MOST_PANELS else series
+    shown = max(21, min(_SMALL_DAYS, _OVERVIEW_DAYS // max(1, len(chosen))))
     panels = [
         _panel(
             _Kpi(one.name, _days(one.daily, shown), _of(forecasts, one.metric), _of(anomalies, one.metric), one.unit, partial),
             _Size(250, 90, small=True),
         )
-        for one in series
+        for one in chosen
     ]
-    odd = sorted({one.name for one in series if _odd(_of(anomalies, one.metric))})
-    sentence = f"{len(series)} KPIs of {tenant}; " + (f"odd days in {', '.join(odd)}" if odd else "no odd days")
+    some = f"{len(series)} KPIs of {tenant}" + (f" ({len(chosen)} shown)" if len(chosen) < len(series) else "")
+    names = ", ".join(sorted({one.name for one in series if one.metric in odd}))
+    sentence = f"{some}; {f'odd days in {names}' if names else 'no odd days'}"
     return Chart(sentence, _svg(alt.concat(*panels, columns=columns, spacing=14, align="all", bounds="full"), sentence))
 
 
@@ -129,7 +134,7 @@ def quality_chart(title: str, checks: pa.Table) -> Chart:
     for row in checks.sort_by("ts").to_pylist()[-MOST_DAYS:]:
         total = row["passed"] + row["failed"]
         rows.append({"day": _iso(row["ts"]), "passed": row["passed"] / total if total else None, "failed": row["failed"]})
-    base = alt.Chart(alt.Data(values=rows)).encode(x=_x(small=False))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=_x())
     line = base.mark_line(color=BLUE, strokeWidth=2).encode(y=_y("passed:Q", "ratio", zero=False, small=False))
     broken = (
         base.transform_filter("datum.failed > 0")
@@ -210,7 +215,7 @@ def _panel(kpi: _Kpi, size: _Size) -> alt.LayerChart:
 
     scale, unit = _axis_unit(kpi)
     zero = _from_zero([value for _, value in kpi.days if value is not None])
-    y, x = _y("value:Q", unit, zero, size.small), _x(size.small)
+    y, x = _y("value:Q", unit, zero, size.small), _x(kpi.days[-1][0] if size.small and kpi.days else None)
 
     def rows(pairs: Sequence[tuple[date, float | None]]) -> alt.Chart:
         values = [{"day": day.isoformat(), "value": None if value is None else value / scale} for day, value in pairs]
@@ -250,21 +255,26 @@ def _axis_unit(kpi: _Kpi) -> tuple[float, str]:
     return (3_600.0, "h") if most >= 7_200 else (60.0, "min")
 
 
-def _x(small: bool) -> alt.X:
+def _x(newest: date | None = None) -> alt.X:
+    """Days. In a small panel two ticks: the newest day and four weeks before it."""
     import altair as alt
 
-    # UTC throughout: the server's zone must not shift a day.
-    scale = alt.Scale(type="utc")
+    ticks: Any = alt.Undefined
+    if newest is not None:
+        marked = [newest - timedelta(days=28), newest]
+        ticks = [alt.DateTime(year=day.year, month=day.month, date=day.day, utc=True) for day in marked]
     axis = alt.Axis(
         format="%-d %b",
-        tickCount=4 if small else 8,
+        values=ticks,
+        tickCount=8,
         grid=False,
         title=None,
         labelOverlap=True,
         domainColor=FAINT,
         tickColor=FAINT,
     )
-    return alt.X("day:T", scale=scale, axis=axis)
+    # UTC throughout: the server's zone must not shift a day.
+    return alt.X("day:T", scale=alt.Scale(type="utc"), axis=axis)
 
 
 def _y(field: str, unit: str, zero: bool, small: bool) -> alt.Y:
@@ -272,7 +282,7 @@ def _y(field: str, unit: str, zero: bool, small: bool) -> alt.Y:
 
     axis = alt.Axis(
         labelExpr=_LABEL.get(unit, _LABEL[""]),
-        tickCount=3 if small else 5,
+        tickCount=2 if small else 5,
         title=None,
         gridColor=FAINT,
         domain=False,
@@ -331,6 +341,7 @@ _NEEDLESS = re.compile(
     r' (?:role|class|aria-[a-z]+|pointer-events)="[^"]*"|(?<=") (?:opacity|stroke-width|fill-opacity)="1"| font-family="[^"]*"'
 )
 _NOTHING_DRAWN = re.compile(r'<path d="(?:M0,0h0v0h0Z)?"(?: display="none")?/>')
+_HIDDEN_LABEL = re.compile(r'<text [^>]*opacity="0"[^>]*>[^<]*</text>')
 _EMPTY_GROUP = re.compile(r"<g></g>")
 _FRACTION = re.compile(r"(\.\d)\d+")
 
@@ -338,7 +349,7 @@ _FRACTION = re.compile(r"(\.\d)\d+")
 def _described(svg: str, sentence: str) -> str:
     """The picture without needless bytes (half of them), saying that it is one image and what it shows."""
     opening, rest = svg.split(">", 1)
-    for needless in (_NEEDLESS, _NOTHING_DRAWN, _EMPTY_GROUP):
+    for needless in (_NEEDLESS, _NOTHING_DRAWN, _HIDDEN_LABEL, _EMPTY_GROUP):
         rest = needless.sub("", rest)
     rest = _FRACTION.sub(r"\1", rest)
     opening = re.sub(r' (?:class|version|xmlns:xlink)="[^"]*"', "", opening)
