@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 MOST_MISSED_DAYS = 31
 """More new days than this at once are stored history, not a few days that nobody materialized."""
+SILENT_DAYS = 3
+"""A source without rows for longer is stored history that ends there, and its newest day with rows is judged; days of silence
+until then are days without data, which may be what an alert is about."""
 LEAST_BACKFILL = 2
 """Fewer corrected past days than this are a day's late rows, and worth no digest."""
 ERRORS_BEFORE_TELLING = 3
@@ -174,11 +177,22 @@ class _AssetNews:
     def newest_run(self) -> str:
         return max(self.days, key=lambda p: p.sequence).run_id
 
+    @property
+    def newest_with_rows(self) -> date | None:
+        return max((p.day for p in self.days if p.rows), default=None)
+
+    @property
+    def judgeable(self) -> list[date]:
+        """Days that a verdict may rest on: published, and not the long silence after the last rows."""
+        last = self.newest_with_rows
+        return [] if last is None else [p.day for p in self.days if not p.gated and (p.day - last).days <= SILENT_DAYS]
+
     @classmethod
     def of(cls, days: Sequence[Published], mark: Mark | None) -> _AssetNews:
+        filled = [p for p in days if p.rows]
         if mark is None:
-            return cls(days, None, sum(1 for p in days if p.rows) > 1)
-        fresh = [p for p in days if p.sequence > mark.sequence and not p.gated]
+            return cls(days, None, len(filled) > 1)
+        fresh = [p for p in filled if p.sequence > mark.sequence and not p.gated]
         ahead = sum(1 for p in fresh if mark.through is None or p.day > mark.through)
         goes_on = bool(fresh) and all(p.run_id == mark.history_run for p in fresh)
         return cls(days, mark, goes_on or ahead > MOST_MISSED_DAYS)
@@ -213,9 +227,9 @@ class _Decision:
         if not self.rules.missing:
             self._remove(change)
         for asset, new in news.items():
-            if new.mark is None or new.mark.sequence < new.sequence:
-                run = new.newest_run if new.history else None
-                change.marks[asset] = Mark(new.sequence, max(p.day for p in new.days), run)
+            through = new.newest_with_rows
+            if through is not None and (new.mark is None or new.mark.sequence < new.sequence):
+                change.marks[asset] = Mark(new.sequence, through, new.newest_run if new.history else None)
         for (kind, run_id, channel), said in self.digests.items():
             lines = [line for line, _ in said]
             change.digests.append(digest_message(self.tenant, channel, kind, lines, run_id, said[0][1]))
@@ -350,7 +364,7 @@ class _Work:
         cls, rule: Rule, news: _AssetNews, before: Verdict | None, asset: str, now: datetime, settled_early: bool
     ) -> _Work | None:
         """None when everything is judged already."""
-        days = [p.day for p in news.days if not p.gated and (settled_early or bucket_end(p.day) <= now)]
+        days = [day for day in news.judgeable if settled_early or bucket_end(day) <= now]
         newest = days[-1] if days else None
         known = before is not None and before.rule_version == rule.version and before.asset == asset
         base = before.sequence if known and before is not None else news.mark.sequence if news.mark else 0

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-from analytics_dagster.alerts.rules import Labels, Rule, Severity, fingerprint
+from analytics_dagster.alerts.rules import Rule, Severity, fingerprint
 from analytics_dagster.alerts.state import Instance
 from analytics_dagster.alerts.templates import format_number
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
+from dataclasses import replace
 
 import pytest
-from tests.alerts.conftest import day
-from tests.alerts.rules_for_tests import make_rule
 
 from analytics_dagster.alerts.judge import RunFailure, report_run_failures
 from analytics_dagster.alerts.rules import RuleSet, Severity
 from analytics_dagster.errors import RetryableError, UserError
-
-from dataclasses import replace
+from tests.alerts.conftest import day
+from tests.alerts.rules_for_tests import make_rule
 
 RULE = make_rule(hold="5m")
 FIRED, RESOLVED, DIGEST = ("firing", "R"), ("resolved", "R"), ("digest", "")
@@ -105,14 +104,14 @@ def test_history_that_one_run_publishes_in_portions_is_still_one_digest(alerting
     alerting.clock.advance(dt.timedelta(days=60))
     alerting.judge(RULE)
     for start in (0, 30, 60):
-        alerting.publish({number: 11 for number in range(start, start + 30)}, run_id="first")
+        alerting.publish(dict.fromkeys(range(start, start + 30), 11), run_id="first")
         alerting.judge()
     assert alerting.told() == [DIGEST]
     assert "90 of 90" in json.loads(alerting.rows("outbox")[0]["payload"])["summary"]
 
 
 def test_a_first_start_with_nothing_to_say_is_silent(alerting):
-    alerting.publish({number: 9 for number in range(90)})
+    alerting.publish(dict.fromkeys(range(90), 9))
     alerting.judge(RULE)
     assert alerting.told() == []
 
@@ -193,6 +192,31 @@ def test_a_vanished_series_resolves_unless_the_rule_says_otherwise(alerting):
     assert [(row["rule"], row["reason"]) for row in resolved] == [("R", "no data")]
 
 
+def test_a_source_that_fell_silent_for_long_is_judged_at_its_newest_day_with_rows(alerting):
+    alerting.publish({number: None for number in range(20, 60)})
+    alerting.judge(RULE)
+    alerting.publish({0: 9, 1: 11})
+    alerting.judge()
+    assert alerting.told() == [DIGEST]
+    assert alerting.states() == {"R": "firing"}
+    alerting.publish({1: 9})
+    alerting.judge()
+    alerting.publish({1: 12})
+    alerting.judge()
+    assert alerting.told() == [DIGEST, FIRED]
+
+
+def test_a_source_that_just_fell_silent_is_without_data(alerting):
+    alerting.judge(RULE, replace(RULE, name="Silence", no_data=RULE.no_data.ALERTING))
+    alerting.publish({0: 11})
+    alerting.judge()
+    for number in range(1, 8):
+        alerting.publish({number: None})
+        alerting.judge()
+    assert alerting.told() == [FIRED, ("firing", "Silence"), RESOLVED]
+    assert alerting.states() == {"Silence": "firing"}
+
+
 def test_keep_firing_for_two_days_resolves_after_the_second_good_day(alerting):
     alerting.judge(make_rule(keep="2d"))
     for number, value in enumerate([11, 9, 11, 9, 9]):
@@ -253,7 +277,7 @@ def test_a_rise_in_severity_is_told_and_passes_the_cooldown_and_a_fall_is_not(al
 
 def test_a_new_rule_on_history_that_was_seen_is_live(alerting):
     alerting.judge(make_rule())  # nothing is published yet
-    alerting.publish({number: 11 for number in range(10)})
+    alerting.publish(dict.fromkeys(range(10), 11))
     alerting.judge()
     assert alerting.told() == [DIGEST]
     alerting.judge(make_rule(), replace(make_rule(), name="New"))
@@ -336,7 +360,7 @@ def test_two_judges_at_once_write_one_transition(alerting):
         start.wait()
         try:
             alerting.judge()
-        except Exception as error:  # noqa: BLE001 - whatever happens in a thread is the test's failure
+        except Exception as error:
             failures.append(error)
 
     threads = [threading.Thread(target=judge) for _ in range(4)]

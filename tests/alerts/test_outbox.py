@@ -10,11 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
-from tests.alerts.conftest import Alerting
-from tests.alerts.rules_for_tests import make_rule
 
 from analytics_dagster.alerts.channels.base import Channel, Delivery, GoneError, ThrottledError, UncertainError
 from analytics_dagster.alerts.channels.build import Channels
@@ -22,8 +20,8 @@ from analytics_dagster.alerts.outbox import DeliveryPolicy, DeliveryReport, deli
 from analytics_dagster.alerts.rules import RuleSet, Severity
 from analytics_dagster.errors import DeliveryError, RetryableDeliveryError
 from analytics_dagster.lake.database import Database
-
-from dataclasses import replace
+from tests.alerts.conftest import Alerting
+from tests.alerts.rules_for_tests import make_rule
 
 RULE = replace(make_rule(), channels=("webhook",))
 POLICY = DeliveryPolicy(cooldown=dt.timedelta(0))
@@ -266,7 +264,7 @@ def test_nothing_is_tried_for_ever(alerting, receiver):
 
 
 def test_a_digest_waits_until_the_run_has_published_everything(alerting, receiver):
-    alerting.publish({number: 11 for number in range(10)})
+    alerting.publish(dict.fromkeys(range(10), 11))
     alerting.judge(RULE)
     assert deliver(alerting, receiver).sent == 0
     advance(alerting, seconds=31)

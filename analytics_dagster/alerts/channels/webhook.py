@@ -18,7 +18,6 @@ from analytics_dagster.alerts.messages import digest_of
 from analytics_dagster.clock import Clock
 from analytics_dagster.errors import DeliveryError, RetryableDeliveryError, SettingsError
 
-
 if TYPE_CHECKING:
     import httpx
 
