@@ -9,7 +9,11 @@ from typing import Any
 import dagster as dg
 
 # In beta by name and unchanged since 1.5 and 1.8; every asset would print them once.
-for _beta in ("Parameter `(backfill_policy|owners)`", "Function `with_source_code_references`", "Class `(LocalFile)?CodeReference"):
+for _beta in (
+    "Parameter `(backfill_policy|owners)`",
+    "Function `with_source_code_references`",
+    "Class `(LocalFile)?CodeReference",
+):
     warnings.filterwarnings("ignore", message=_beta, category=dg.BetaWarning)
 
 from analytics_dagster.orchestration.jobs import JOBS  # noqa: E402  # after the filter above

@@ -73,9 +73,13 @@ class Settings(BaseSettings):
     alert_cooldown_period: int = Field(
         900, ge=0, description="Seconds after a firing message during which the same alert is not sent to that channel again."
     )
-    max_alerts_per_hour: int = Field(100, ge=1, description="Firing messages per tenant and channel in an hour; more are deferred.")
+    max_alerts_per_hour: int = Field(
+        100, ge=1, description="Firing messages per tenant and channel in an hour; more are deferred."
+    )
     slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook that the default channel `slack` posts to.")
-    slack_bot_token: SecretStr | None = Field(None, description="Bot token (xoxb-...) for the default channel `slack`, with SLACK_CHANNEL.")
+    slack_bot_token: SecretStr | None = Field(
+        None, description="Bot token (xoxb-...) for the default channel `slack`, with SLACK_CHANNEL."
+    )
     slack_channel: str | None = Field(None, description="Channel that a bot token posts to, for example #alerts.")
     alert_webhook_url: SecretStr | None = Field(None, description="Address that the default channel `webhook` posts to.")
     alert_webhook_secret: SecretStr | None = Field(

@@ -3,8 +3,6 @@
 A tenant's day whose gate is closed keeps the figures it had, and is published again when its input passes.
 """
 
-from collections.abc import Iterator
-
 import dagster as dg
 
 from analytics_dagster.lake.schemas import BY_NAME
@@ -22,7 +20,7 @@ from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import family_pictures
 from analytics_dagster.orchestration.resources import Platform, TenantScope
 from analytics_dagster.orchestration.tables import catalogue
-from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 
 def description(family: Family) -> str:
@@ -55,9 +53,7 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
         check_specs=[built_check_spec(family.asset)],
         pool=f"aggregates_{family.name}",
     )
-    def aggregate(
-        context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def aggregate(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
         days = day_range(context)
         built = build_aggregates(

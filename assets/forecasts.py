@@ -1,7 +1,5 @@
 """Forecasts: each KPI from the end of a day on, TREND_FORECAST_HORIZON days ahead."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 
 from analytics_dagster.ml.forecast import FORECASTS
@@ -12,7 +10,7 @@ from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import forecast_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
 from assets.models import FAMILY_KEYS
-from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 
 @dg.asset(
@@ -31,9 +29,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
     check_specs=[built_check_spec(FORECASTS.path)],
     pool="forecasts_kpi",
 )
-def kpi(
-    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+def kpi(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
     built = build_forecasts(installation, scope.of(installation), days.last, context.run_id, context.log)

@@ -1,7 +1,5 @@
 """Insights: a page for each tenant that people read in the morning: what changed, what is odd, what comes next."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 
 from analytics_dagster.insights.page import INSIGHTS
@@ -12,7 +10,7 @@ from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import insights_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
 from assets.models import FAMILY_KEYS
-from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 
 @dg.asset(
@@ -36,9 +34,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
     check_specs=[built_check_spec(INSIGHTS.path)],
     pool="insights_daily",
 )
-def daily(
-    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+def daily(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
     built = build_insights(installation, scope.of(installation), days.last, context.run_id, context.log)

@@ -1,7 +1,5 @@
 """Models: an Isolation Forest and DBSCAN for each KPI, and their verdict on each day."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 
 from analytics_dagster.ml.anomaly import ANOMALIES
@@ -12,7 +10,7 @@ from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import anomaly_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
 from analytics_dagster.orchestration.tables import catalogue
-from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(None).families]
 
@@ -33,9 +31,7 @@ FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(
     check_specs=[built_check_spec(ANOMALIES.path)],
     pool="models_anomaly",
 )
-def anomaly(
-    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+def anomaly(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
     built = build_anomalies(installation, scope.of(installation), days.first, days.last, context.run_id, context.log)

@@ -1,8 +1,12 @@
 """What all assets share: who owns them, how they are backfilled, tried again and expected to be fresh."""
 
 import datetime as dt
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import dagster as dg
+
+StepResults: TypeAlias = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 OWNERS = ["team:data-platform"]
 

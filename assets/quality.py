@@ -1,7 +1,5 @@
 """Quality: the scorecard, all verdicts of a tenant's day with one score; the checks themselves stand beside raw assets."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 
 from analytics_dagster.lake.schemas import EVENT_TABLES
@@ -12,7 +10,7 @@ from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import quality_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
 from analytics_dagster.quality.scorecard import SCORECARD
-from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 
 @dg.asset(
@@ -31,9 +29,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
     check_specs=[built_check_spec(SCORECARD.path)],
     pool="quality_scorecard",
 )
-def scorecard(
-    context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+def scorecard(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
     built = build_scorecard(installation, scope.of(installation), days.first, days.last, context.run_id, context.log)

@@ -5,7 +5,6 @@ the step and never touches another tenant. Checks are evaluated once for all ten
 """
 
 import datetime as dt
-from collections.abc import Iterator
 
 import dagster as dg
 
@@ -22,7 +21,7 @@ from analytics_dagster.orchestration.metadata import (
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.resources import Platform, TenantScope
 from assets.landing import landing_key
-from assets.policies import BACKFILL, OWNERS, RETRY, daily_freshness
+from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 __all__ = ["ASSETS", "BUILT_CHECK"]
 
@@ -49,9 +48,7 @@ def raw_asset(table: TableSchema) -> dg.AssetsDefinition:
         check_specs=[built_check_spec(f"raw/{table.name}"), *suite_check_specs(table)],
         pool=f"raw_{table.name}",
     )
-    def raw(
-        context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def raw(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
         days = day_range(context)
         built = build_raw(installation, table, scope.of(installation), days.first, days.last, context.run_id, context.log)
@@ -93,9 +90,7 @@ def catalogue_asset(table: TableSchema) -> dg.AssetsDefinition:
         check_specs=[built_check_spec(f"raw/{table.name}")],
         pool=f"raw_{table.name}",
     )
-    def catalogue(
-        context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def catalogue(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
         built = build_catalogue_tables(installation, table, scope.of(installation), context.run_id, context.log)
         yield dg.MaterializeResult(

@@ -115,7 +115,7 @@ def alert_summary(rule: Rule, instance: Instance, tenant: str, status: Status) -
     what = f"{rule.query.metric}{f' ({where})' if where else ''}"
     if status is Status.RESOLVED:
         return f"{what} no longer breaches {rule.condition.sign} {_limit(rule)}"
-    return f"{what} is {shown}, {rule.condition.sign} {_limit(rule)}"
+    return f"{what} is {shown}, breaching {rule.condition.sign} {_limit(rule)}"
 
 
 def _limit(rule: Rule) -> str:

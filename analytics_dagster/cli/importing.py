@@ -84,7 +84,7 @@ def list_quarantine(
 ) -> None:
     """List the records that could not be taken: file, line, field, reason and the original text."""
     opened = installation(ctx)
-    if tenant not in {record.tenant for record in opened.tenants.list()}:
+    if tenant not in {record.tenant for record in opened.tenants.records()}:
         raise NotFoundError(f"no tenant {tenant!r}; `analytics tenant list` shows those there are")
     table = opened.landing.quarantined(tenant)
     rows = [_shown(row) for row in table.select(list(COLUMNS)).to_pylist()]

@@ -37,7 +37,9 @@ def _analytics(
     ctx: typer.Context,
     home: Annotated[
         Path | None,
-        typer.Option(help="Folder that holds everything; may stand anywhere on the line. Default: ANALYTICS_HOME, else .analytics."),
+        typer.Option(
+            help="Folder that holds everything; may stand anywhere on the line. Default: ANALYTICS_HOME, else .analytics."
+        ),
     ] = None,
     _show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
@@ -65,9 +67,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except typer.Abort:
         _fail("stopped")
-    except typer.TyperException as error:
-        error.show()
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -34,19 +34,20 @@ def materialize(
 
     Exits with 0 when all selected assets materialized, whatever the checks say.
     """
-    from analytics_dagster.orchestration.running import Request, execute, plan
     from analytics_dagster.cli.progress import materialize_progress
+    from analytics_dagster.definitions import defs
+    from analytics_dagster.orchestration.running import Request, execute, plan
 
     opened = installation(ctx)
     request = Request(
         tuple(tenant or ()), parse_day(from_) if from_ else None, parse_day(to) if to else None, tuple(select or ())
     )
-    planned = plan(opened, request)
+    planned = plan(opened, request, defs)
     typer.echo(planned.said, err=True)
     failed_checks = 0
     for run in planned.runs:
         with materialize_progress(run, interactive()) as on_asset:
-            result = execute(opened, run, on_asset)
+            result = execute(opened, run, defs, on_asset)
         for line in result.lines:
             typer.echo(line)
         if result.error:

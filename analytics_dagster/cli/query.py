@@ -113,7 +113,7 @@ def _recorded(ctx: typer.Context, tenant: str, catalogue: Catalogue) -> Iterator
 
 
 def _tenant(opened: Installation, tenant: str) -> TenantLake:
-    known = [record.tenant for record in opened.tenants.list()]
+    known = [record.tenant for record in opened.tenants.records()]
     if tenant not in known:
         raise NotFoundError(f"no tenant {tenant!r}{did_you_mean(tenant, known)}; `analytics tenant list` shows all")
     return opened.lake.tenant(tenant)

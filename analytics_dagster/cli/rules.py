@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from analytics_dagster.alerts.config import AlertingConfig, load_alerting, load_installed_rules
 from analytics_dagster.alerts.durations import format_duration
+from analytics_dagster.alerts.dimensions import unknown_dimensions
 from analytics_dagster.alerts.rule_file import load_rules
 from analytics_dagster.alerts.rule_test import run_rule_test
 from analytics_dagster.alerts.rules import Level, Problem, Rule, RuleSet
 from analytics_dagster.cli import context
 from analytics_dagster.errors import NotFoundError
 from analytics_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from analytics_dagster.metrics.declarations import Catalogue
 
 app = typer.Typer(help="Check, test and list alert rules.", no_args_is_help=True)
 
@@ -29,8 +33,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 def check(ctx: typer.Context, files: Files, as_json: AsJson = False) -> None:
     """Validate rule files without running them. 0 when every rule loads (warnings and notices are printed), else 1."""
     settings = context.settings(ctx)
-    known, alerting = _known_metrics(settings), load_alerting(settings, os.environ)
-    results = {path: load_rules([path], known=known, channels=alerting.names) for path in files}
+    catalogue, alerting = _catalogue(settings), load_alerting(settings, os.environ)
+    results = {path: _checked(path, catalogue, alerting) for path in files}
     if as_json:
         typer.echo(json.dumps([_file_document(path, rules) for path, rules in results.items()], ensure_ascii=False, indent=2))
     else:
@@ -64,7 +68,8 @@ def list_rules(ctx: typer.Context, as_json: AsJson = False) -> None:
     """The rules of this installation (ANALYTICS_RULES, else rules.yaml in or beside its home)."""
     settings = context.settings(ctx)
     alerting: AlertingConfig = load_alerting(settings, os.environ)
-    rules = load_installed_rules(settings, alerting.names, _known_metrics(settings))
+    catalogue = _catalogue(settings)
+    rules = load_installed_rules(settings, alerting.names, lambda name: catalogue.find(name) is not None)
     if rules.missing:
         raise NotFoundError(f"no rule file at {settings.rules_path}; write one (docs/reference/rules.md) or set ANALYTICS_RULES")
     if as_json:
@@ -77,11 +82,15 @@ def list_rules(ctx: typer.Context, as_json: AsJson = False) -> None:
     _print_problems((*alerting.problems, *rules.problems))
 
 
-def _known_metrics(settings: Settings) -> Callable[[str], bool]:
+def _catalogue(settings: Settings) -> Catalogue:
     from analytics_dagster.metrics.load import load_catalogue
 
-    catalogue = load_catalogue(settings.analytics_metrics)
-    return lambda name: catalogue.find(name) is not None
+    return load_catalogue(settings.analytics_metrics)
+
+
+def _checked(path: Path, catalogue: Catalogue, alerting: AlertingConfig) -> RuleSet:
+    rules = load_rules([path], known=lambda name: catalogue.find(name) is not None, channels=alerting.names)
+    return replace(rules, problems=(*rules.problems, *unknown_dimensions(rules.rules, catalogue)))
 
 
 def _print_problems(problems: tuple[Problem, ...]) -> None:

@@ -28,10 +28,11 @@ def add(ctx: typer.Context, tenant: TenantArgument) -> None:
 @app.command("list")
 def list_(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False) -> None:
     """All tenants, with their state."""
-    records = installation(ctx).tenants.list()
+    records = installation(ctx).tenants.records()
     if as_json:
         rows = [
-            {"tenant": r.tenant, "status": r.status.value, "created_at": r.created_at.isoformat(), "demo": r.demo} for r in records
+            {"tenant": r.tenant, "status": r.status.value, "created_at": r.created_at.isoformat(), "demo": r.demo}
+            for r in records
         ]
         typer.echo(json.dumps(rows))
         return

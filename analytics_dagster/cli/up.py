@@ -21,25 +21,26 @@ def up(
 
     require_free_port(port)
     opened = installation(ctx, create=True)
-    if demo and not opened.tenants.list():
+    if demo and all(record.demo for record in opened.tenants.records()):
         _prepare_demo(opened)
     return Supervisor(opened, port).run(open_browser=browser and interactive(), say=typer.echo)
 
 
 def _prepare_demo(opened: Installation) -> None:
-    """Simulate, then materialize with a progress bar, so that the UI opens on a full graph."""
+    """Simulate and materialize what is missing, so that the UI opens on a full graph; nothing where nothing is."""
     from analytics_dagster.cli.progress import materialize_progress
     from analytics_dagster.clock import yesterday
+    from analytics_dagster.definitions import defs
     from analytics_dagster.errors import UserError
-    from analytics_dagster.orchestration.running import Request, execute, plan
+    from analytics_dagster.orchestration.running import Request, execute, stale_plan
     from analytics_dagster.sources.simulation import SimulationPlan, simulate
 
-    typer.echo("simulating three tenants, 90 days up to yesterday ...")
-    report = simulate(opened, SimulationPlan(tenants=3, users=1000, days=90, seed=42, until=yesterday(opened.clock)))
-    typer.echo(f"{report.plays:,} plays of {len(report.tenants)} tenants")
-    for run in plan(opened, Request()).runs:
+    report = simulate(opened, SimulationPlan(until=yesterday(opened.clock)))
+    if report.plays:
+        typer.echo(f"simulated {report.plays:,} plays of {len(report.tenants)} tenants")
+    for run in stale_plan(opened, Request()):
         with materialize_progress(run, interactive()) as on_asset:
-            result = execute(opened, run, on_asset)
+            result = execute(opened, run, defs, on_asset)
         if result.error:
             raise UserError(f"the demo did not materialize: {result.error}")
         for line in result.lines:

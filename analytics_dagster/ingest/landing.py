@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from analytics_dagster.clock import Clock
@@ -158,7 +159,7 @@ def _numbered(data: ArrowRows) -> pa.RecordBatchReader:
     def batches() -> Iterator[pa.RecordBatch]:
         start = 0
         for batch in reader:
-            numbers = pa.array(range(start, start + batch.num_rows), pa.int64())
+            numbers = pa.array(np.arange(start, start + batch.num_rows))
             yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=schema)
             start += batch.num_rows
 
@@ -204,7 +205,7 @@ def _with_arrival(data: pa.Table, arrival: str, now: dt.datetime) -> pa.Table:
     return (
         data.append_column("arrival", pa.repeat(pa.scalar(arrival), rows))
         .append_column("arrived_at", pa.repeat(pa.scalar(now, schemas.TIMESTAMP), rows))
-        .append_column("arrival_row", pa.array(range(rows), pa.int64()))
+        .append_column("arrival_row", pa.array(np.arange(rows)))
     )
 
 

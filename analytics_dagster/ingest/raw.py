@@ -24,6 +24,16 @@ class StaleDays:
     newest: int
 
 
+@dataclass(frozen=True)
+class Arrived:
+    """What landed in one table since a note; `newest` is the newest note of all tables then."""
+
+    table: str
+    rows: int
+    tenants: tuple[str, ...]
+    newest: int
+
+
 def build_raw_days(tenant: TenantLake, table: TableSchema, first: dt.date, last: dt.date, database: Database) -> int:
     """Rebuild the days `first` to `last` of `table` in one commit. Returns the newest arrival note they contain.
 
@@ -68,6 +78,30 @@ def newest_note(database: Database, tenant: str, table: str) -> int:
     query = sa.select(sa.func.max(arrivals.c.id)).where(arrivals.c.tenant == tenant, arrivals.c.table_name == table)
     with database.read() as connection:
         return int(connection.execute(query).scalar() or 0)
+
+
+def arrivals_after(database: Database, note: int) -> list[Arrived]:
+    """What landed since the arrival note `note`, by table."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals
+
+    query = (
+        sa.select(arrivals.c.table_name, arrivals.c.tenant, sa.func.sum(arrivals.c.rows), sa.func.max(arrivals.c.id))
+        .where(arrivals.c.id > note, arrivals.c.table_name != "")
+        .group_by(arrivals.c.table_name, arrivals.c.tenant)
+    )
+    with database.read() as connection:
+        found = connection.execute(query).all()
+    return [
+        Arrived(
+            table,
+            int(sum(row[2] for row in found if row[0] == table)),
+            tuple(sorted(row[1] for row in found if row[0] == table)),
+            int(max(row[3] for row in found)),
+        )
+        for table in sorted({row[0] for row in found})
+    ]
 
 
 def first_arrival(database: Database, tenant: str, table: str) -> dt.date | None:

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = "1200MB"
 
 
-def connect(
-    threads: int | None = None, memory_limit: str | None = None, database: str = ":memory:"
-) -> duckdb.DuckDBPyConnection:
+def connect(threads: int | None = None, memory_limit: str | None = None, database: str = ":memory:") -> duckdb.DuckDBPyConnection:
     """Open DuckDB. `memory_limit` is DuckDB's notation ("1200MB"); `database` a file where staging must not stay in memory."""
     import duckdb
 

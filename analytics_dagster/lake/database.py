@@ -64,7 +64,8 @@ class Database:
             reraise=True,
         )
         try:
-            return retry(self._once, change)
+            result: T = retry(self._once, change)
+            return result
         except sa.exc.OperationalError as error:
             if _is_busy(error):
                 raise BusyError(f"the database stayed locked by another process: {error.orig}") from error
@@ -76,7 +77,9 @@ class Database:
         if current == HEAD_REVISION:
             return
         if current is not None and current > HEAD_REVISION:
-            raise IntegrityError(f"the database is at migration {current}, newer than this code ({HEAD_REVISION}); update the code")
+            raise IntegrityError(
+                f"the database is at migration {current}, newer than this code ({HEAD_REVISION}); update the code"
+            )
         from analytics_dagster.lake import migrations
 
         migrations.upgrade(self.url, self._engine)
@@ -116,4 +119,6 @@ def _is_busy(error: BaseException) -> bool:
     if not isinstance(error, sa.exc.OperationalError | sa.exc.DBAPIError):
         return False
     text = str(error.orig)
-    return any(sign in text for sign in ("database is locked", "database table is locked", "deadlock detected", "could not serialize"))
+    return any(
+        sign in text for sign in ("database is locked", "database table is locked", "deadlock detected", "could not serialize")
+    )

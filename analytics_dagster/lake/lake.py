@@ -13,19 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 
 from analytics_dagster.errors import BusyError, IntegrityError
 from analytics_dagster.lake.compute import connect, identifier, literal
 from analytics_dagster.lake.schemas import PartitionBy, TableSchema
-from analytics_dagster.tenancy.tenants import validate_tenant_id
+from analytics_dagster.tenant_ids import validate_tenant_id
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-ArrowRows = pa.Table | pa.RecordBatchReader
+ArrowRows: TypeAlias = "pa.Table | pa.RecordBatchReader"
 
 # Longer than any single commit measured (an import of 15 years: 9 s), shorter than a person waits.
 LOCK_SECONDS = 120.0
@@ -139,9 +139,7 @@ class Table:
         # By name with an empty relation of all columns: none of these files may have a column that is new.
         return f"(SELECT {columns} FROM (SELECT {nulls} WHERE false UNION ALL BY NAME SELECT * FROM {stored}){where})"
 
-    def read(
-        self, first: dt.date | None = None, last: dt.date | None = None, columns: Sequence[str] | None = None
-    ) -> pa.Table:
+    def read(self, first: dt.date | None = None, last: dt.date | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """These rows as Arrow, in no order. For what fits in memory."""
         chosen = ", ".join(identifier(c) for c in columns) if columns else "*"
         with connect() as connection:
@@ -154,31 +152,30 @@ class Table:
         with self.lock():
             table = self._open()
             table.create_checkpoint()
-            table.vacuum(
-                retention_hours=int(keep.total_seconds() // 3600), enforce_retention_duration=False, dry_run=False
-            )
+            table.vacuum(retention_hours=int(keep.total_seconds() // 3600), enforce_retention_duration=False, dry_run=False)
 
     def _open(self) -> DeltaTable:
         from deltalake import DeltaTable
 
         return DeltaTable(self.uri, storage_options=dict(self._storage_options))
 
-    def _write(self, data: ArrowRows, *, mode: str, predicate: str | None) -> None:
+    def _write(self, data: ArrowRows, *, mode: Literal["append", "overwrite"], predicate: str | None) -> None:
         from deltalake import WriterProperties, write_deltalake
 
         partition = _PARTITION_COLUMN.get(self.schema.partition_by)
         with self.lock():
-            write_deltalake(
-                self.uri,
-                _with_partition(data, self.schema, partition),
-                mode=mode,  # type: ignore[arg-type]  # a Literal in deltalake's signature
-                predicate=predicate,
-                schema_mode="merge",  # a measure may be added to a family, or taken from it
-                partition_by=[partition.name] if partition else None,
-                description=self.schema.description,
-                storage_options=dict(self._storage_options),
-                writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
-            )
+            rows = _with_partition(data, self.schema, partition)
+            options: dict[str, Any] = {
+                "schema_mode": "merge",  # a measure may be added to a family, or taken from it
+                "partition_by": [partition.name] if partition else None,
+                "description": self.schema.description,
+                "storage_options": dict(self._storage_options),
+                "writer_properties": WriterProperties(compression="ZSTD", compression_level=1),
+            }
+            if mode == "append":
+                write_deltalake(self.uri, rows, mode="append", **options)
+            else:
+                write_deltalake(self.uri, rows, mode="overwrite", predicate=predicate, **options)
 
     def _days_predicate(self, first: dt.date, last: dt.date) -> str:
         """Names the partitions too: with `ts` alone Delta would read every file to find the rows that stay."""

@@ -148,7 +148,9 @@ judged_assets = sa.Table(
     sa.Column("asset", sa.String(128), primary_key=True),
     sa.Column("judged_sequence", sa.BigInteger, nullable=False),
     sa.Column("judged_through", sa.Date, nullable=True),
-    sa.Column("history_run", sa.String(64), nullable=True),  # the run whose days were taken as stored history; more of it may follow
+    sa.Column(
+        "history_run", sa.String(64), nullable=True
+    ),  # the run whose days were taken as stored history; more of it may follow
 )
 
 outbox = sa.Table(

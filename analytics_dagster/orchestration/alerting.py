@@ -86,7 +86,7 @@ def report_failed_runs(installation: Installation, instance: dg.DagsterInstance,
             record.dagster_run.job_name,
             _why_failed(instance, record.dagster_run.run_id),
             dt.datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), dt.UTC),
-            tuple(record.dagster_run.run_config.get("resources", {}).get("scope", {}).get("config", {}).get("tenants", ())),
+            _scope_of(record.dagster_run),
         )
         for record in records
     ]
@@ -173,6 +173,13 @@ def _source(installation: Installation) -> CatalogueSource:
 def _rules(installation: Installation, alerting: AlertingConfig, source: CatalogueSource) -> RuleSet:
     tenants = installation.tenants.active()
     return load_installed_rules(installation.settings, alerting.names, lambda name: source.knows(name, tenants))
+
+
+def _scope_of(run: dg.DagsterRun) -> tuple[str, ...]:
+    """The tenants that a run was for; empty for all."""
+    from analytics_dagster.orchestration.resources import scoped_tenants
+
+    return scoped_tenants(run.run_config)
 
 
 def _why_failed(instance: dg.DagsterInstance, run_id: str) -> str:

@@ -109,6 +109,8 @@ def _failure_metadata(
 
 def _records(rows: pa.Table) -> list[dg.TableRecord]:
     return [
-        dg.TableRecord({name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in row.items()})
+        dg.TableRecord(
+            {name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in row.items()}
+        )
         for row in rows.to_pylist()
     ]

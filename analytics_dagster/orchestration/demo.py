@@ -14,7 +14,7 @@ def behind(installation: Installation, until: dt.date) -> list[str]:
 
     from analytics_dagster.lake.state_tables import arrivals
 
-    demo = {r.tenant for r in installation.tenants.list() if r.demo and r.status is TenantStatus.ACTIVE}
+    demo = {r.tenant for r in installation.tenants.records() if r.demo and r.status is TenantStatus.ACTIVE}
     if not demo:
         return []
     query = (

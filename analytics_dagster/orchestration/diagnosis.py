@@ -67,7 +67,9 @@ def _home(installation: Installation) -> Iterator[Finding]:
     home = installation.settings.analytics_home
     free = shutil.disk_usage(home).free
     if not os.access(home, os.W_OK):
-        yield Finding(Level.PROBLEM, "home", f"{home} cannot be written", "give this user the right to, or name another with --home")
+        yield Finding(
+            Level.PROBLEM, "home", f"{home} cannot be written", "give this user the right to, or name another with --home"
+        )
     elif free < LEAST_FREE_BYTES:
         yield Finding(Level.PROBLEM, "home", f"{home}: {free / 1024**3:.1f} GiB free", "free at least 2 GiB")
     else:
@@ -127,7 +129,9 @@ def _freshness(installation: Installation) -> Iterator[Finding]:
     stale = stale_days(installation.database, tuple(installation.tenants.active()))
     if stale:
         days = sum(len(s.days) for s in stale)
-        yield Finding(Level.NOTICE, "freshness", f"{days} table-days have rows that are not materialized", "analytics materialize")
+        yield Finding(
+            Level.NOTICE, "freshness", f"{days} table-days have rows that are not materialized", "analytics materialize"
+        )
     last = yesterday(installation.clock)
     newest: dict[str, dt.date] = {}
     for found in installation.publications.newest_days("raw/plays"):
@@ -159,6 +163,8 @@ def _dagster(installation: Installation) -> Iterator[Finding]:
         remedy = f"unset it, or use `analytics up`; by hand: DAGSTER_HOME={home} dagster dev"
         yield Finding(Level.PROBLEM, "dagster", f"DAGSTER_HOME is {set_home}, not this installation's", remedy)
     elif not (home / "dagster.yaml").exists():
-        yield Finding(Level.NOTICE, "dagster", f"{home} has no dagster.yaml yet", "analytics up, or analytics materialize, writes it")
+        yield Finding(
+            Level.NOTICE, "dagster", f"{home} has no dagster.yaml yet", "analytics up, or analytics materialize, writes it"
+        )
     else:
         yield Finding(Level.OK, "dagster", str(home))

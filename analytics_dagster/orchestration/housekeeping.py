@@ -37,7 +37,7 @@ def _tables(installation: Installation) -> list[Table]:
     from analytics_dagster.orchestration.tables import derived_tables
 
     schemas = [*RAW_TABLES, *(landing(t) for t in RAW_TABLES), *derived_tables(installation.settings.analytics_metrics)]
-    return [installation.lake.tenant(record.tenant).table(s) for record in installation.tenants.list() for s in schemas]
+    return [installation.lake.tenant(record.tenant).table(s) for record in installation.tenants.records() for s in schemas]
 
 
 def _maintain_tables(installation: Installation) -> int:

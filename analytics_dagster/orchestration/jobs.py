@@ -1,5 +1,7 @@
 """The jobs: materialize days, deliver what is due, go on with the demo, keep house."""
 
+from typing import Any
+
 import dagster as dg
 
 from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house
@@ -29,4 +31,4 @@ def maintenance() -> None:
     keep_house()
 
 
-JOBS = [materialize_days, notify, simulate_demo, maintenance]
+JOBS: list[Any] = [materialize_days, notify, simulate_demo, maintenance]

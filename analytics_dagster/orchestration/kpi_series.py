@@ -36,9 +36,7 @@ def kpi_series(
 class _Splits(Mapping[str, "pa.Table"]):
     """Dimension -> the series split by it, computed at first use."""
 
-    def __init__(
-        self, reader: DayReader, catalogue: Catalogue, metric: Metric, where: tuple[str, ...], since: dt.date
-    ) -> None:
+    def __init__(self, reader: DayReader, catalogue: Catalogue, metric: Metric, where: tuple[str, ...], since: dt.date) -> None:
         self._reader, self._metric, self._where, self._since = reader, metric, where, since
         self._denominator = _denominator(catalogue, metric)
         self._made: dict[str, pa.Table] = {}

@@ -20,7 +20,7 @@ def continue_demo(context: dg.OpExecutionContext, platform: Platform) -> None:
 
     installation = platform.open()
     until = yesterday(installation.clock)
-    for record in installation.tenants.list():
+    for record in installation.tenants.records():
         if record.demo:
             days = simulate_through(installation, record.tenant, until)
             context.log.info("tenant %s: %s", record.tenant, days)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from analytics_dagster.installation import Installation
 from analytics_dagster.insights.series import Series
+from analytics_dagster.installation import Installation
 from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.orchestration.kpi_series import kpi_series
 from analytics_dagster.orchestration.tables import catalogue

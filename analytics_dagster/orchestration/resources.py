@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -13,16 +15,16 @@ from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.settings import Settings
 
 
-class Platform(dg.ConfigurableResource):
+class Platform(dg.ConfigurableResource[Any]):
     """The installation. Opened when a step or tick first uses it, so that loading the code reads no environment."""
 
-    home: str = Field("", description="ANALYTICS_HOME; empty: from the environment.")
+    home: str = Field(default="", description="ANALYTICS_HOME; empty: from the environment.")
 
     def open(self) -> Installation:
         return _opened(self.home)
 
 
-class TenantScope(dg.ConfigurableResource):
+class TenantScope(dg.ConfigurableResource[Any]):
     """Which tenants a run computes. In the launchpad: `resources: {scope: {config: {tenants: [acme]}}}`."""
 
     tenants: list[str] = Field(default_factory=list, description="Tenant ids; empty: all active tenants.")
@@ -45,3 +47,9 @@ def _opened(home: str) -> Installation:
 def scope_config(tenants: list[str]) -> dict[str, object]:
     """Run config that restricts a run to `tenants`; empty for all."""
     return {"resources": {"scope": {"config": {"tenants": tenants}}}} if tenants else {}
+
+
+def scoped_tenants(run_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tenants that `scope_config` put into a run's config."""
+    scope = run_config.get("resources", {}).get("scope", {})
+    return tuple(scope.get("config", {}).get("tenants", ()))

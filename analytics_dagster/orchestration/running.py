@@ -45,44 +45,51 @@ class RunReport:
     error: str | None = None
 
 
-def plan(installation: Installation, request: Request) -> Plan:
+def plan(installation: Installation, request: Request, definitions: dg.Definitions) -> Plan:
     """The runs for a request. Raises NotFoundError for an unknown tenant or asset, UserError for days that cannot be."""
     tenants = _tenants(installation, request.tenants)
-    families = family_sources(installation.settings.analytics_metrics)
     if request.first is None and request.last is None:
-        stale = stale_days(installation.database, tuple(tenants))
-        runs = plan_runs(stale, families)
-        said = f"{sum(len(s.days) for s in stale)} stale table-days of {len({s.tenant for s in stale})} tenants"
+        runs = stale_plan(installation, request)
+        said = f"new rows in {', '.join(f'{run.first} to {run.last}' for run in runs)}"
         if not runs:
             newest = [n.day for n in installation.publications.newest_days("raw/") if n.tenant in tenants]
             if not newest:
                 return Plan((), "nothing has arrived yet; use `analytics import` or `analytics simulate`")
             day = max(newest)
-            runs, said = [_whole(installation, tenants, day, day)], f"everything is up to date; materializing the newest day, {day}, again"
+            runs, said = (
+                [_whole(installation, tenants, day, day)],
+                f"everything is up to date; materializing the newest day, {day}, again",
+            )
     else:
         first, last = _days(installation, request, tenants)
         runs, said = split_models(_whole(installation, tenants, first, last)), f"{first} to {last}"
-    catalogue = [f"raw/{t.name}" for t in CATALOGUE_TABLES if with_landing(installation, t, tenants)]
-    if runs and catalogue:
-        runs = [_with_assets(runs[0], (*catalogue, *runs[0].assets)), *runs[1:]]
-    return Plan(tuple(_selected(runs, request.select)), said)
+    return Plan(tuple(_selected(_with_catalogue(installation, runs, tenants), request.select, definitions)), said)
 
 
-def execute(installation: Installation, run: PlannedRun, on_asset: Callable[[str, bool], None]) -> RunReport:
+def stale_plan(installation: Installation, request: Request) -> list[PlannedRun]:
+    """The runs that bring every day with new rows up to date; none where there is none."""
+    tenants = _tenants(installation, request.tenants)
+    stale = stale_days(installation.database, tuple(tenants))
+    runs = plan_runs(stale, family_sources(installation.settings.analytics_metrics))
+    return _with_catalogue(installation, runs, tenants)
+
+
+def execute(
+    installation: Installation, run: PlannedRun, definitions: dg.Definitions, on_asset: Callable[[str, bool], None]
+) -> RunReport:
     """Materialize in this process. `on_asset` is told when an asset begins and when it is done."""
-    from analytics_dagster.definitions import defs
+    import dagster as dg
+
     from analytics_dagster.orchestration.abandoned import cancel_abandoned, process_tag
     from analytics_dagster.orchestration.instance import open_instance
     from analytics_dagster.orchestration.resources import scope_config
     from analytics_dagster.orchestration.sensors import plan_tags
 
-    import dagster as dg
-
     instance = open_instance(installation.settings)
     cancel_abandoned(instance)
     run_id = str(uuid.uuid4())
     instance.add_event_listener(run_id, lambda event: _tell(event, on_asset))
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance,
         run_id=run_id,
         asset_selection=[dg.AssetKey(path.split("/")) for path in run.assets],
@@ -101,7 +108,7 @@ def _tenants(installation: Installation, named: tuple[str, ...]) -> list[str]:
     unknown = sorted(set(named) - set(active))
     if unknown:
         raise NotFoundError(f"no active tenant {', '.join(unknown)}; `analytics tenant list` shows those there are")
-    return sorted(named) or active
+    return sorted(named) or list(active)
 
 
 def _days(installation: Installation, request: Request, tenants: list[str]) -> tuple[dt.date, dt.date]:
@@ -114,7 +121,9 @@ def _days(installation: Installation, request: Request, tenants: list[str]) -> t
     if first > last:
         raise UserError(f"--from {first} is after --to {last}; swap them")
     if first < FIRST_DAY or last > last_whole:
-        raise UserError(f"{first} to {last} is not within the daily partitions, which go from {FIRST_DAY} to {last_whole} (yesterday, UTC)")
+        raise UserError(
+            f"{first} to {last} is not within the daily partitions, which go from {FIRST_DAY} to {last_whole} (yesterday, UTC)"
+        )
     return first, last
 
 
@@ -126,14 +135,22 @@ def _whole(installation: Installation, tenants: list[str], first: dt.date, last:
     return PlannedRun(first, last, tuple(tenants), assets)
 
 
+def _with_catalogue(installation: Installation, runs: list[PlannedRun], tenants: list[str]) -> list[PlannedRun]:
+    """The first run also rebuilds the catalogue tables, which have no days."""
+    catalogue = tuple(f"raw/{t.name}" for t in CATALOGUE_TABLES if with_landing(installation, t, tenants))
+    if not runs or not catalogue or catalogue[0] in runs[0].assets:
+        return runs
+    return [_with_assets(runs[0], (*catalogue, *runs[0].assets)), *runs[1:]]
+
+
 def _with_assets(run: PlannedRun, assets: tuple[str, ...]) -> PlannedRun:
     return PlannedRun(run.first, run.last, run.tenants, assets, run.newest)
 
 
-def _selected(runs: list[PlannedRun], select: tuple[str, ...]) -> list[PlannedRun]:
+def _selected(runs: list[PlannedRun], select: tuple[str, ...], definitions: dg.Definitions) -> list[PlannedRun]:
     if not select:
         return list(runs)
-    wanted = {path for text in select for path in _matching(text)}
+    wanted = {path for text in select for path in _matching(text, definitions)}
     kept = [_with_assets(run, tuple(a for a in run.assets if a in wanted)) for run in runs]
     missing = wanted - {a for run in runs for a in run.assets}
     if missing and kept and not any(run.assets for run in kept):
@@ -141,21 +158,19 @@ def _selected(runs: list[PlannedRun], select: tuple[str, ...]) -> list[PlannedRu
     return [run for run in kept if run.assets]
 
 
-def _matching(text: str) -> set[str]:
+def _matching(text: str, definitions: dg.Definitions) -> set[str]:
     """Paths of the materializable assets that `text` selects."""
     import dagster as dg
-    from dagster import DagsterInvalidAssetSelectionError
+    from dagster import DagsterError
 
-    from analytics_dagster.definitions import defs
-
-    graph = defs.resolve_asset_graph()
+    graph = definitions.resolve_asset_graph()
     paths = {key.to_user_string() for key in graph.executable_asset_keys}
     found = {path for path in paths if fnmatch.fnmatchcase(path, text)}
     if found:
         return found
     try:
         keys = dg.AssetSelection.from_string(text).resolve(graph)
-    except DagsterInvalidAssetSelectionError as error:
+    except DagsterError as error:
         raise UserError(f"--select {text!r}: {str(error).splitlines()[0]}") from None
     selected = {key.to_user_string() for key in keys} & paths
     if not selected:
@@ -184,7 +199,10 @@ def _report(run: PlannedRun, result: dg.ExecuteInProcessResult) -> RunReport:
     if result.success:
         return RunReport(lines, failed)
     errors = [e for e in result.all_events if e.is_step_failure]
-    why = "; ".join(f"{e.step_key}: {_root_cause(e)}" for e in errors) or "the run failed before its first step; see its log in the UI"
+    why = (
+        "; ".join(f"{e.step_key}: {_root_cause(e)}" for e in errors)
+        or "the run failed before its first step; see its log in the UI"
+    )
     return RunReport((), failed, why)
 
 

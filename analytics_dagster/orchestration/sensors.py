@@ -10,12 +10,12 @@ import datetime as dt
 import dagster as dg
 
 from analytics_dagster.clock import yesterday
-from analytics_dagster.ingest.raw import stale_days
+from analytics_dagster.ingest.raw import Arrived, arrivals_after, stale_days
 from analytics_dagster.orchestration import alerting
 from analytics_dagster.orchestration.jobs import materialize_days, notify, simulate_demo
+from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.orchestration.planning import PlannedRun, plan_runs
 from analytics_dagster.orchestration.resources import Platform, scope_config
-from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.orchestration.tables import family_sources
 
 ARRIVALS_TAG = "analytics/arrivals"
@@ -47,22 +47,21 @@ _UNDER_WAY = [
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Materializes the days for which rows arrived (imports, the simulated service, late rows).",
 )
-def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     installation = platform.open()
+    after = int(context.cursor) if context.cursor else 0
+    arrived = arrivals_after(installation.database, after)
     stale = stale_days(installation.database, tuple(installation.tenants.active()))
-    if not stale:
-        return dg.SkipReason("every day is up to date")
-    plans = plan_runs(stale, family_sources(installation.settings.analytics_metrics))
     requests, waiting = [], []
-    for plan in plans:
+    for plan in plan_runs(stale, family_sources(installation.settings.analytics_metrics)):
         reason = _why_not(context.instance, plan)
         if reason:
             waiting.append(reason)
         else:
             requests.append(run_request(plan))
-    if not requests:
-        return dg.SkipReason("; ".join(sorted(set(waiting))))
-    return dg.SensorResult(run_requests=requests)
+    skip = None if requests else dg.SkipReason("; ".join(sorted(set(waiting))) or "every day is up to date")
+    cursor = str(max([after, *(a.newest for a in arrived)]))
+    return dg.SensorResult(run_requests=requests, skip_reason=skip, cursor=cursor, asset_events=[_landed(a) for a in arrived])
 
 
 @dg.sensor(
@@ -134,6 +133,15 @@ def run_request(plan: PlannedRun) -> dg.RunRequest:
 
 def plan_tags(plan: PlannedRun) -> dict[str, str]:
     return {**DayRange(plan.first, plan.last).tags, ARRIVALS_TAG: f"{plan.newest}:{plan.first}:{plan.assets[0]}"}
+
+
+def _landed(arrived: Arrived) -> dg.AssetMaterialization:
+    """What landed since the last tick, as an event of the landing asset."""
+    return dg.AssetMaterialization(
+        asset_key=["landing", arrived.table],
+        description=f"{arrived.rows} rows of {', '.join(arrived.tenants)}",
+        metadata={"rows": arrived.rows, "tenants": ", ".join(arrived.tenants)},
+    )
 
 
 def _why_not(instance: dg.DagsterInstance, plan: PlannedRun) -> str | None:

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
 from analytics_dagster.errors import AnalyticsError, RetryableError, UserError
@@ -34,8 +35,8 @@ class Supervisor:
     """One `analytics up`."""
 
     def __init__(self, installation: Installation, port: int) -> None:
-        self._installation = installation
         self._port = port
+        self._installation = _with_own_links(installation, self._url)
         self._stopping = False
 
     def run(self, *, open_browser: bool, say: Callable[[str], None]) -> int:
@@ -64,7 +65,7 @@ class Supervisor:
 
     def _start_dagster(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **prepare_dagster_home(self._installation.settings)}
-        environment.setdefault("ANALYTICS_PUBLIC_URL", self._url)
+        environment["ANALYTICS_PUBLIC_URL"] = self._installation.settings.analytics_public_url
         log = self._installation.settings.analytics_home / "dagster.log"
         command = [
             *(sys.executable, "-m", "dagster", "dev", "-m", "analytics_dagster.definitions"),
@@ -121,6 +122,13 @@ class Supervisor:
         self._stopping = True
 
 
+def _with_own_links(installation: Installation, url: str) -> Installation:
+    """Links in messages lead to this UI, unless ANALYTICS_PUBLIC_URL says how people reach it."""
+    if "analytics_public_url" in installation.settings.model_fields_set:
+        return installation
+    return replace(installation, settings=installation.settings.model_copy(update={"analytics_public_url": url}))
+
+
 def require_free_port(port: int) -> None:
     """Raises UserError when something listens there already."""
     with socket.socket() as probe:
@@ -128,7 +136,9 @@ def require_free_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise UserError(f"port {port} is taken, perhaps by another `analytics up`; stop it or choose another with --port") from None
+            raise UserError(
+                f"port {port} is taken, perhaps by another `analytics up`; stop it or choose another with --port"
+            ) from None
 
 
 def _answers(url: str) -> bool:

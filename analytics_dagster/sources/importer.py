@@ -153,7 +153,7 @@ def _refused(spool: Spool, tenant: str) -> Iterator[list[Refused]]:
 
 
 def _refuse_suspended(installation: Installation, tenants: Sequence[str]) -> None:
-    suspended = {record.tenant for record in installation.tenants.list() if record.status is TenantStatus.SUSPENDED}
+    suspended = {record.tenant for record in installation.tenants.records() if record.status is TenantStatus.SUSPENDED}
     if named := sorted(suspended.intersection(tenants)):
         raise UserError(f"tenant {', '.join(named)} is suspended and takes no data; `analytics tenant add` makes it active again")
 

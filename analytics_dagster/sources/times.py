@@ -58,7 +58,7 @@ class TimeReader:
             ) from None
 
     def _read(self, text: str) -> int:
-        if _DIGITS.fullmatch(text):
+        if text[4:5] != "-" and _DIGITS.fullmatch(text):
             return epoch_micros(float(text) if "." in text else int(text))
         if text.endswith((" UTC", " GMT")):
             return micros(self._calendar(text[:-4]).replace(tzinfo=UTC))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from analytics_dagster.lake.schemas import Column
 from analytics_dagster.sources.parsed import Reading, RefusedRecordError
 from analytics_dagster.sources.tables import INT64_MAX, number, whole_number
-from analytics_dagster.sources.times import TimeReader, epoch_micros, read_day, shown
+from analytics_dagster.sources.times import TimeReader, epoch_micros, micros, read_day, shown
 
 Conversion = Callable[[Any], object]
 """From a value as the file has it to one that Arrow takes; None stays None. Raises RefusedRecordError."""
@@ -52,6 +52,8 @@ def _texts(name: str) -> Conversion:
 
 def _integers(name: str, least: int) -> Conversion:
     def convert(value: Any) -> object:
+        if type(value) is int and least <= value <= INT64_MAX:
+            return value
         if value is None:
             return None
         if isinstance(value, bool | dict | list | bytes):
@@ -94,6 +96,8 @@ def _timestamps(name: str, times: TimeReader, reading: Reading) -> Conversion:
         if isinstance(value, str):
             text = value.strip()
         elif isinstance(value, datetime):
+            if value.tzinfo is not None:
+                return check(micros(value), name)
             text = value.isoformat()
         elif value is None:
             return None

@@ -1,22 +1,23 @@
-"""Tenant ids and the register of tenants. An id becomes part of paths, keys and labels, so its grammar is narrow."""
+"""The register of tenants in the operational database."""
 
 from __future__ import annotations
 
 import datetime as dt
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from analytics_dagster.clock import Clock
-from analytics_dagster.errors import InvalidNameError, NotFoundError
+from analytics_dagster.errors import NotFoundError
+from analytics_dagster.tenant_ids import tenant_id_from, validate_tenant_id
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from analytics_dagster.lake.database import Database
 
-_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+__all__ = ["TenantRecord", "TenantStatus", "Tenants", "tenant_id_from", "validate_tenant_id"]
 
 
 class TenantStatus(StrEnum):
@@ -32,23 +33,6 @@ class TenantRecord:
     status: TenantStatus
     created_at: dt.datetime
     demo: bool
-
-
-def validate_tenant_id(value: str) -> str:
-    """`value` itself. Raises InvalidNameError unless it is lower-case letters, digits, `-` and `_`, 1 to 63 of them."""
-    if not _ID.fullmatch(value):
-        raise InvalidNameError(
-            f"tenant {value!r} is not a tenant id; use 1 to 63 lower-case letters, digits, - and _, beginning with a letter or digit"
-        )
-    return value
-
-
-def tenant_id_from(value: str) -> str:
-    """An id from any text: lower case, every run of other characters to one `-` (`Studio Brussel` -> `studio-brussel`)."""
-    made = re.sub(r"[^a-z0-9_]+", "-", value.lower()).strip("-_")[:63].rstrip("-_")
-    if not made:
-        raise InvalidNameError(f"no tenant id can be made from {value!r}; it has no letter or digit")
-    return made
 
 
 class Tenants:
@@ -83,7 +67,7 @@ class Tenants:
             return False
         return self._database.write(write)
 
-    def list(self) -> list[TenantRecord]:
+    def records(self) -> Sequence[TenantRecord]:
         """All tenants by name, removed ones too."""
         import sqlalchemy as sa
 
@@ -93,8 +77,8 @@ class Tenants:
             rows = connection.execute(sa.select(tenants).order_by(tenants.c.tenant)).all()
         return [TenantRecord(row.tenant, TenantStatus(row.status), row.created_at, row.demo) for row in rows]
 
-    def active(self) -> list[str]:
-        return [record.tenant for record in self.list() if record.status is TenantStatus.ACTIVE]
+    def active(self) -> Sequence[str]:
+        return [record.tenant for record in self.records() if record.status is TenantStatus.ACTIVE]
 
     def set_status(self, tenant: str, status: TenantStatus) -> None:
         """Raises NotFoundError for a tenant that is not registered."""

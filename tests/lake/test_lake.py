@@ -134,7 +134,11 @@ _OVERWRITE = """
 
 def _writer(tmp_path: Path, times: int, offset: int) -> subprocess.Popen[bytes]:
     code = _OVERWRITE.format(
-        tests=str(Path(__file__).parent.parent), root=str(tmp_path / "lake"), locks=str(tmp_path / "locks"), times=times, offset=offset
+        tests=str(Path(__file__).parent.parent),
+        root=str(tmp_path / "lake"),
+        locks=str(tmp_path / "locks"),
+        times=times,
+        offset=offset,
     )
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
 

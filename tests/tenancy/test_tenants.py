@@ -14,7 +14,13 @@ from analytics_dagster.tenancy.tenants import Tenants, TenantStatus, tenant_id_f
 
 @pytest.mark.parametrize(
     ("text", "made"),
-    [("Studio Brussel", "studio-brussel"), ("MNM!", "mnm"), ("tenant_123", "tenant_123"), ("  Été 24 ", "t-24"), ("A|B,C", "a-b-c")],
+    [
+        ("Studio Brussel", "studio-brussel"),
+        ("MNM!", "mnm"),
+        ("tenant_123", "tenant_123"),
+        ("  Été 24 ", "t-24"),
+        ("A|B,C", "a-b-c"),
+    ],
 )
 def test_an_id_is_made_from_any_text(text: str, made: str) -> None:
     assert tenant_id_from(text) == made
@@ -39,7 +45,7 @@ def test_a_tenant_is_registered_once(database: Database, clock: ManualClock) -> 
     tenants = Tenants(database, clock)
     assert tenants.ensure("acme")
     assert not tenants.ensure("acme")
-    assert [r.tenant for r in tenants.list()] == ["acme"]
+    assert [r.tenant for r in tenants.records()] == ["acme"]
 
 
 def test_a_suspended_tenant_is_in_no_run_and_a_removed_one_comes_back_when_it_is_added(

@@ -27,7 +27,7 @@ from analytics_dagster.sources.values import Conversion, conversion
 _PARQUET_ROWS = 8_192
 
 RowMaker = Callable[[list[Any]], Row]
-"""From a record's values, in the order of the table's columns, to a row."""
+"""From a record's values, for the columns that its file has in the table's order, to a row."""
 
 _ALIASES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "users": {"user_id": ("#id", "id", "userid"), "registered": ("signup", "registered_at")},
@@ -79,10 +79,10 @@ class OwnColumns:
             if name not in known and name != header.find(reading.tenant_column or ""):
                 reading.note(f"{stream.name}: column {name!r} is none of {self.name}'s and is left out")
         make = _row_maker(self._table, found, times, reading)
-        positions = [None if name is None else header.position(name) for name in found.values()]
+        positions = [header.position(name) for column, name in found.items() if name is not None and column != "format"]
 
         def convert(cells: list[str]) -> Parsed:
-            row = make([None if position is None else cells[position] for position in positions])
+            row = make([cells[position] for position in positions])
             return Parsed(reading.tenant_of(tenant(cells)), ((self.name, row),))
 
         records = fitted(source.records(header=True, width=len(header)), len(header))
@@ -93,7 +93,7 @@ class OwnColumns:
         if not any(f'"{alias}"'.encode() in stream.sample() for aliases in names.values() for alias in aliases):
             raise UnreadableFileError(f"{stream.name}: no field of {self.name} found; expected {self._expected()}")
         make = _row_maker(self._table, {name: name for name in names}, times, reading)
-        row_of = _from_mapping(make, list(names.values()))
+        row_of = _from_mapping(make, [aliases for name, aliases in names.items() if name != "format"])
         yield from json_outcomes(stream, lambda raw: ((self.name, row_of(decode_any(raw))),), reading)
 
     def _parquet(self, file: SourceFile, reading: Reading, times: TimeReader) -> Iterator[Outcome]:
@@ -107,7 +107,7 @@ class OwnColumns:
                 header.tenant_reader(reading.tenant_column)
                 tenant = header.find(reading.tenant_column) if reading.tenant_column else None
                 make = _row_maker(self._table, found, times, reading)
-                row_of = _from_mapping(make, [(name,) if name else () for name in found.values()])
+                row_of = _from_mapping(make, [(name,) for column, name in found.items() if name and column != "format"])
                 wanted = sorted({name for name in (*found.values(), tenant) if name})
 
                 def tenant_of(record: Mapping[str, Any]) -> object:
@@ -141,7 +141,10 @@ class OwnColumns:
 
 
 def _from_mapping(make: RowMaker, names: list[tuple[str, ...]]) -> Callable[[Mapping[str, Any]], Row]:
-    """A row from a record by name; `names` are, for each column of the table, what the record may call it."""
+    """A row from a record by name; `names` are, for each of the maker's columns, what the record may call it."""
+    if all(len(aliases) == 1 for aliases in names):
+        single = [name for (name,) in names]
+        return lambda record: make([record.get(name) for name in single])
 
     def row_of(record: Mapping[str, Any]) -> Row:
         return make([next((record[alias] for alias in aliases if alias in record), None) for aliases in names])
@@ -170,26 +173,27 @@ def _microseconds(column: pa.Array) -> pa.Array:
 
 
 def _row_maker(table: TableSchema, found: Mapping[str, str | None], times: TimeReader, reading: Reading) -> RowMaker:
-    """Builds a row from a record's values, which are in the order of the table's columns."""
-    conversions: list[Conversion] = [
-        conversion(column, found[column.name] or column.name, times, reading) for column in table.columns
-    ]
+    """Builds a row from a record's values: those of the columns that the file has, in the table's order."""
     names = [column.name for column in table.columns]
-    key = names.index(table.key)
-    form = names.index("format") if "format" in names else None
-    required = [
-        (position, found[column.name] or column.name)
+    spelled = {column.name: found[column.name] or column.name for column in table.columns}
+    plan: list[tuple[int, Conversion]] = [
+        (position, conversion(column, spelled[column.name], times, reading))
         for position, column in enumerate(table.columns)
-        if column.required and column.name != "format"
+        if found[column.name] is not None
     ]
+    blank: list[object] = [table.name if name == "format" else None for name in names]
+    plan = [(position, convert) for position, convert in plan if names[position] != "format"]
+    key = names.index(table.key)
+    required = [(names.index(c.name), spelled[c.name]) for c in table.columns if c.required and c.name != "format"]
     allowed = [(names.index(name), name, values) for (of, name), values in _ALLOWED.items() if of == table.name]
     derive_key = table not in CATALOGUE_TABLES
     complete = _complete_play if table is PLAYS else None
 
     def make(values: list[Any]) -> Row:
-        row = [convert(value) for convert, value in zip(conversions, values, strict=True)]
-        if form is not None:
-            row[form] = table.name
+        row = blank.copy()
+        for (position, convert), value in zip(plan, values, strict=True):
+            if value is not None:
+                row[position] = convert(value)
         if complete is not None:
             complete(row)
         if derive_key and row[key] is None:

@@ -268,7 +268,7 @@ def _report(population: Population, tasks: list[_Task], rows: dict[str, int]) ->
 
 
 def _refuse_real_tenant(installation: Installation, tenant: str) -> None:
-    real = {record.tenant for record in installation.tenants.list() if not record.demo}
+    real = {record.tenant for record in installation.tenants.records() if not record.demo}
     if tenant in real:
         raise UserError(
             f"tenant {tenant} holds data that was not simulated; simulate into another --home, so that the two are not mixed"
