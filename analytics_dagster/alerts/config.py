@@ -27,6 +27,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class ChannelType(StrEnum):
+    """Kinds of channel that can be configured."""
+
     SLACK = "slack"
     WEBHOOK = "webhook"
     LOG = "log"
@@ -79,6 +81,8 @@ class ChannelConfig:
 
 @dataclass(frozen=True)
 class AlertingConfig:
+    """The channels that can be used, and what is to be said about the rest."""
+
     channels: tuple[ChannelConfig, ...]
     problems: tuple[Problem, ...] = ()
 
@@ -152,9 +156,8 @@ def _read_channels(path: Path, environ: Mapping[str, str], problems: list[Proble
     for key, value, hint in entries.unknown(("channels", *_LATER_KEYS)):
         remedy = "list channels under channels" if key == "receivers" else hint
         problems.append(Problem(Level.ERROR, path.name, value.line, None, f'unknown key "{key}"; {remedy}'))
-    for key in _LATER_KEYS:
-        if entries.get(key) is not None:
-            problems.append(Problem(Level.NOTICE, path.name, entries.values[key].line, None, f"{key} is not acted on yet"))
+    later = [(key, entries.values[key].line) for key in _LATER_KEYS if entries.get(key) is not None]
+    problems += [Problem(Level.NOTICE, path.name, line, None, f"{key} is not acted on yet") for key, line in later]
     channels: dict[str, ChannelConfig] = {}
     for item in items:
         reader = _ChannelReader(path, item)

@@ -42,10 +42,12 @@ class DayVerdict:
 
 
 def bucket_start(day: date) -> datetime:
+    """When a day begins (UTC)."""
     return datetime.combine(day, time(), UTC)
 
 
 def bucket_end(day: date) -> datetime:
+    """When a day has ended (UTC)."""
     return bucket_start(day) + DAY
 
 

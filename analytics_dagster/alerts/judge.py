@@ -79,8 +79,8 @@ class Judged:
     errors: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        errors = f", {len(self.errors)} errors (first: {self.errors[0]})" if self.errors else ""
-        return f"{self.rules} rules judged for {self.tenants} tenants, {len(self.transitions)} changes, {self.queued} messages{errors}"
+        said = f"{self.rules} rules judged for {self.tenants} tenants, {len(self.transitions)} changes, {self.queued} messages"
+        return said + (f", {len(self.errors)} errors (first: {self.errors[0]})" if self.errors else "")
 
 
 def judge_publications(
@@ -96,21 +96,18 @@ def judge_publications(
 
     now = clock.now()
     with database.read() as connection:
-        newest, cursor, registered = (
-            store.newest_sequence(connection),
-            store.read_cursor(connection),
-            store.active_tenants(connection),
-        )
+        newest, cursor = store.newest_sequence(connection), store.read_cursor(connection)
         stand = {"sequence": newest, "rules": _hash(rules), "day": now.date().isoformat()}
         same_rules = all(cursor.get(key) == stand[key] for key in ("rules", "day"))
         failed = cursor.get("failed", [])
         if same_rules and cursor.get("sequence") == newest and not failed:
             return Judged()
-        tenants = store.changed_tenants(connection, cursor["sequence"] if same_rules else -1) | set(failed)
-    judged, again = Judged(), []
-    for tenant in sorted(tenants):
-        if registered.get(tenant, True) and not _judge_tenant(database, rules, source, now, tenant, channels, public_url, judged):
-            again.append(tenant)
+        changed = store.changed_tenants(connection, cursor["sequence"] if same_rules else -1) | set(failed)
+        registered = store.active_tenants(connection)
+    this = _Pass(rules, source, now, tuple(channels), public_url)
+    judged = Judged()
+    tenants = [tenant for tenant in sorted(changed) if registered.get(tenant, True)]
+    again = [tenant for tenant in tenants if not _judge_tenant(database, this, tenant, judged)]
     store.write_cursor(database, {**stand, "failed": again}, now)
     return judged
 
@@ -130,26 +127,31 @@ def _hash(rules: RuleSet) -> str:
     return digest_of(rules.missing, sorted(rules.refused), *((r.name, r.tenant_id, r.version, r.channels) for r in rules.rules))
 
 
-def _judge_tenant(
-    database: Database,
-    rules: RuleSet,
-    source: MetricSource,
-    now: datetime,
-    tenant: str,
-    channels: Sequence[str],
-    public_url: str,
-    judged: Judged,
-) -> bool:
+@dataclass(frozen=True)
+class _Pass:
+    """What all tenants of one pass are judged with."""
+
+    rules: RuleSet
+    source: MetricSource
+    now: datetime
+    channels: tuple[str, ...]
+    public_url: str
+
+    def channels_of(self, rule: Rule) -> tuple[str, ...]:
+        return self.channels if rule.channels is None else rule.channels
+
+
+def _judge_tenant(database: Database, this: _Pass, tenant: str, judged: Judged) -> bool:
     """False when the tenant has to be tried again."""
     from analytics_dagster.alerts import judge_store as store
 
     for _ in range(_TRIES):
         with database.read() as connection:
             state, published = store.tenant_state(connection, tenant), store.published(connection, tenant)
-        decision = _Decision(rules, source, now, tenant, tuple(channels), public_url, state, published)
+        decision = _Decision(this, tenant, state, published)
         change = decision.decide()
         try:
-            queued = 0 if change.empty else store.write_change(database, change, now)
+            queued = 0 if change.empty else store.write_change(database, change, this.now)
         except store.LateError:
             continue
         judged.tenants += 1
@@ -202,12 +204,8 @@ class _AssetNews:
 class _Decision:
     """Decides for one tenant what changes; nothing is written here."""
 
-    rules: RuleSet
-    source: MetricSource
-    now: datetime
+    this: _Pass
     tenant: str
-    channels: tuple[str, ...]
-    public_url: str
     state: TenantState
     published: Mapping[str, Sequence[Published]]
     judged: int = 0
@@ -221,10 +219,10 @@ class _Decision:
 
         change = Change(self.tenant)
         news = {asset: _AssetNews.of(days, self.state.marks.get(asset)) for asset, days in self.published.items()}
-        for rule in self.rules.for_tenant(self.tenant):
+        for rule in self.this.rules.for_tenant(self.tenant):
             if rule.judged:
                 self._rule(change, rule, news)
-        if not self.rules.missing:
+        if not self.this.rules.missing:
             self._remove(change)
         for asset, new in news.items():
             through = new.newest_with_rows
@@ -238,10 +236,10 @@ class _Decision:
     def _rule(self, change: Change, rule: Rule, news: Mapping[str, _AssetNews]) -> None:
         before = self.state.verdicts.get(rule.name)
         try:
-            asset = self.source.asset_of(self.tenant, rule)
+            asset = self.this.source.asset_of(self.tenant, rule)
             if asset is None or asset not in news:
                 return
-            work = _Work.of(rule, news[asset], before, asset, self.now, self.source.settled_early(self.tenant, rule))
+            work = _Work.of(rule, news[asset], before, asset, self.this.now, self.this.source.settled_early(self.tenant, rule))
             if work is None:
                 return
             self._judge(change, work)
@@ -257,7 +255,7 @@ class _Decision:
         firing = tuple(s.instance for s in stored.values() if s.instance.state is State.FIRING)
         if work.days_to_read:
             first = work.days_to_read[0] - timedelta(days=window_days(rule) - 1)
-            series = self.source.read(self.tenant, rule, first, work.days_to_read[-1])
+            series = self.this.source.read(self.tenant, rule, first, work.days_to_read[-1])
             if work.judge_newest:
                 days = work.look_back
                 verdict = judge_newest(rule, figures(rule, series, days), days, {k: s.instance for k, s in stored.items()})
@@ -270,14 +268,16 @@ class _Decision:
         change.verdicts[rule.name] = (before, after)
         if before is not None and before.errors >= ERRORS_BEFORE_TELLING:
             change.resolved.append(
-                unevaluable_message(rule, self.tenant, "", self._error_key(rule, before), None, self.now, self.public_url)
+                unevaluable_message(
+                    rule, self.tenant, "", self._error_key(rule, before), None, self.this.now, self.this.public_url
+                )
             )
 
     def _apply(self, change: Change, work: _Work, verdict: DayVerdict, stored: Mapping[Labels, Stored]) -> None:
         from analytics_dagster.alerts.judge_store import Stored
 
         rule, kept = work.rule, {}
-        at, source = bucket_end(verdict.day), Source(self.public_url, work.asset, verdict.day)
+        at, source = bucket_end(verdict.day), Source(self.this.public_url, work.asset, verdict.day)
         for labels, instance in verdict.instances.items():
             before = stored.get(labels)
             was_firing = before is not None and before.instance.state is State.FIRING
@@ -287,7 +287,7 @@ class _Decision:
             kept[labels] = Stored(instance, occurrence, rule.severity)
             rises = before is not None and was_firing and rule.severity.rank > before.severity.rank
             if rises or (instance.state is State.FIRING and not was_firing and not work.news.history):
-                for channel in rule.channels if rule.channels is not None else self.channels:
+                for channel in self.this.channels_of(rule):
                     message = alert_message(rule, self.tenant, channel, instance, occurrence, Status.FIRING, at, source)
                     change.messages.append(replace(message, urgent=message.urgent or rises))
         for transition in verdict.transitions:
@@ -305,8 +305,8 @@ class _Decision:
         if not line.breaching and not line.firing:
             return
         kind = DigestKind.HISTORY if work.news.history else DigestKind.BACKFILL
-        source = Source(self.public_url, work.asset, work.past[-1])
-        for channel in work.rule.channels if work.rule.channels is not None else self.channels:
+        source = Source(self.this.public_url, work.asset, work.past[-1])
+        for channel in self.this.channels_of(work.rule):
             self.digests.setdefault((kind, work.news.newest_run, channel), []).append((line, source))
 
     def _failed(self, change: Change, rule: Rule, before: Verdict | None, error: str, retry: bool) -> None:
@@ -320,15 +320,17 @@ class _Decision:
         change.verdicts[rule.name] = (before, after)
         if retry and after.errors == ERRORS_BEFORE_TELLING:
             key = self._error_key(rule, after)
-            for channel in rule.channels if rule.channels is not None else self.channels:
-                change.messages.append(unevaluable_message(rule, self.tenant, channel, key, error, self.now, self.public_url))
+            for channel in self.this.channels_of(rule):
+                change.messages.append(
+                    unevaluable_message(rule, self.tenant, channel, key, error, self.this.now, self.this.public_url)
+                )
 
     def _error_key(self, rule: Rule, verdict: Verdict) -> str:
         return digest_of("unevaluable", self.tenant, rule.name, verdict.rule_version, verdict.sequence)
 
     def _remove(self, change: Change) -> None:
         """Alerts of rules that are gone end; those of a rule that is only broken wait until it is mended."""
-        names = {rule.name for rule in self.rules.for_tenant(self.tenant)} | self.rules.refused
+        names = {rule.name for rule in self.this.rules.for_tenant(self.tenant)} | self.this.rules.refused
         for name, verdict in self.state.verdicts.items():
             if name in names:
                 continue
@@ -336,10 +338,10 @@ class _Decision:
             change.instances[name] = {}
             for labels, stored in self.state.instances.get(name, {}).items():
                 value, was = stored.instance.value, stored.instance.state
-                transition = Transition(labels, was, State.INACTIVE, self.now, value, "rule removed")
+                transition = Transition(labels, was, State.INACTIVE, self.this.now, value, "rule removed")
                 change.transitions.append((name, stored.occurrence, transition))
                 if was is State.FIRING:
-                    change.removed[stored.occurrence] = self.now
+                    change.removed[stored.occurrence] = self.this.now
 
 
 @dataclass(frozen=True)

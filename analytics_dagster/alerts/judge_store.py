@@ -115,6 +115,7 @@ def active_tenants(connection: sa.Connection) -> dict[str, bool]:
 
 
 def newest_sequence(connection: sa.Connection) -> int:
+    """Up to where anything was published."""
     return int(connection.execute(sa.select(sa.func.max(tables.publications.c.sequence))).scalar() or 0)
 
 
@@ -143,6 +144,8 @@ def published(connection: sa.Connection, tenant: str) -> dict[str, list[Publishe
 
 
 def tenant_state(connection: sa.Connection, tenant: str) -> TenantState:
+    """What is stored about a tenant's rules."""
+
     def mine(table: sa.Table) -> Iterable[Any]:
         return connection.execute(sa.select(table).where(table.c.tenant == tenant))
 
@@ -165,6 +168,8 @@ def read_cursor(connection: sa.Connection) -> dict[str, Any]:
 
 
 def write_cursor(database: Database, value: Mapping[str, Any], now: datetime) -> None:
+    """Remember where this pass stood."""
+
     def write(connection: sa.Connection) -> None:
         values = {"value": json.dumps(value), "changed_at": now}
         insert = _insert(connection, tables.cursors).values(name=CURSOR, **values)

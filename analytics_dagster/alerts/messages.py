@@ -189,6 +189,7 @@ def unevaluable_message(
     status = Status.RESOLVED if error is None else Status.FIRING
     key = digest_of("message", occurrence, channel, status, Severity.MEDIUM)
     name = f"{rule.name} cannot be evaluated"
+    said = "is evaluated again" if error is None else "cannot be evaluated; its alerts stay as they are"
     labels = {"alertname": name, "rule": rule.name, "tenant_id": tenant, "severity": Severity.MEDIUM.value}
     payload = {
         "version": VERSION,
@@ -198,7 +199,7 @@ def unevaluable_message(
         "tenant_id": tenant,
         "labels": labels,
         "annotations": {} if error is None else {"error": error[:LONGEST_ERROR]},
-        "summary": f"rule {rule.name} {'is evaluated again' if error is None else 'cannot be evaluated; its alerts stay as they are'}",
+        "summary": f"rule {rule.name} {said}",
         "value": None,
         "threshold": None,
         "condition": None,

@@ -25,6 +25,8 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
 class MatchOperator(StrEnum):
+    """How a matcher compares."""
+
     EQUAL = "="
     NOT_EQUAL = "!="
     REGEX = "=~"
@@ -37,6 +39,8 @@ class _Pattern(Protocol):
 
 @dataclass(frozen=True)
 class Matcher:
+    """One condition on a label."""
+
     label: str
     operator: MatchOperator
     value: str
@@ -158,7 +162,7 @@ def _unescape(text: str) -> str:
             return _ESCAPES[match.group(1)]
         except KeyError:
             raise ValueError(
-                f'"{text}" has the unknown escape \\{match.group(1)}; write \\\\{match.group(1)}, or use `backticks` for the whole value'
+                f'"{text}" has the unknown escape \\{match.group(1)}; write \\\\{match.group(1)}, or `backticks` around it'
             ) from None
 
     return re.sub(r"\\(.)", character, text, flags=re.DOTALL)

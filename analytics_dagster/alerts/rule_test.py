@@ -201,8 +201,8 @@ def _state(active: Active) -> str:
 def _same_alerts(expected: Sequence[tuple[Labels, Labels | None]], got: Sequence[tuple[Labels, Labels | None]]) -> bool:
     left = list(got)
     # Those that say what annotations they want choose first.
-    for labels, annotations in sorted(expected, key=lambda pair: pair[1] is None):
-        match = next((g for g in left if g[0] == labels and annotations in (None, g[1])), None)
+    for labels, texts in sorted(expected, key=lambda pair: pair[1] is None):
+        match = next((g for g in left if g[0] == labels and texts in (None, g[1])), None)
         if match is None:
             return False
         left.remove(match)
@@ -257,8 +257,8 @@ def _block(name: str, entries: Iterable[str]) -> str:
 
 def _describe_alerts(alerts: Iterable[tuple[Labels, Labels | None]]) -> list[str]:
     described = []
-    for labels, annotations in sorted(alerts, key=lambda pair: (pair[0], pair[1] or ())):
-        shown = "(any)" if annotations is None else _braces(annotations)
+    for labels, texts in sorted(alerts, key=lambda pair: (pair[0], pair[1] or ())):
+        shown = "(any)" if texts is None else _braces(texts)
         described.append(f"{_INDENT * 3}  Labels:{_braces(labels)}\n{_INDENT * 3}  Annotations:{shown}")
     return described
 

@@ -64,6 +64,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class InputSeries:
+    """One series of `input_series`, its values one interval apart."""
+
     metric: str
     labels: Labels
     values: tuple[float | Mark, ...]
@@ -71,12 +73,16 @@ class InputSeries:
 
 @dataclass(frozen=True)
 class ExpectedAlert:
+    """Labels of a firing instance, and its annotations where they matter."""
+
     labels: Labels
     annotations: Labels | None
 
 
 @dataclass(frozen=True)
 class AlertTest:
+    """One `alert_rule_test`: all instances that fire at a time."""
+
     eval_time: timedelta
     alertname: str
     expected: tuple[ExpectedAlert, ...]
@@ -84,6 +90,8 @@ class AlertTest:
 
 @dataclass(frozen=True)
 class ExpectedState:
+    """Labels (a subset), state and start of an instance."""
+
     labels: Labels
     state: str
     active_since: timedelta | None
@@ -91,6 +99,8 @@ class ExpectedState:
 
 @dataclass(frozen=True)
 class StateTest:
+    """One `state_test`: all instances that are pending or firing at a time."""
+
     eval_time: timedelta
     alertname: str
     expected: tuple[ExpectedState, ...]
@@ -107,6 +117,8 @@ class Outage:
 
 @dataclass(frozen=True)
 class TestGroup:
+    """One member of `tests`: series, what happens to the process, and what is expected."""
+
     name: str
     interval: timedelta
     series: tuple[InputSeries, ...]
@@ -121,6 +133,8 @@ class TestGroup:
 
 @dataclass
 class RuleTestFile:
+    """A file as read. `notices` are for people, `not_run` are reasons for status 2."""
+
     path: Path
     rule_files: tuple[Path, ...] = ()
     evaluation_interval: timedelta = DEFAULT_INTERVAL

@@ -27,6 +27,8 @@ DEFAULT_TENANT = "default"
 
 
 class Severity(StrEnum):
+    """How bad it is, worst first."""
+
     CRITICAL = "critical"
     HIGH = "high"
     MEDIUM = "medium"
@@ -40,6 +42,8 @@ class Severity(StrEnum):
 
 
 class Condition(StrEnum):
+    """What a breach is."""
+
     GT = "gt"
     GE = "ge"
     LT = "lt"
@@ -69,6 +73,8 @@ _COMPARISONS: Mapping[Condition, Callable[[float, float], bool]] = {
 
 
 class Aggregate(StrEnum):
+    """How points become one figure, over a window and across series."""
+
     AVG = "avg"
     SUM = "sum"
     MIN = "min"
@@ -177,6 +183,7 @@ class Rule:
 
 
 def sorted_labels(labels: Mapping[str, str]) -> Labels:
+    """Labels as a key."""
     return tuple(sorted(labels.items()))
 
 
@@ -186,6 +193,8 @@ def fingerprint(labels: Labels) -> str:
 
 
 class Level(StrEnum):
+    """How much a problem matters."""
+
     ERROR = "error"
     """The rule is not loaded."""
     WARNING = "warning"

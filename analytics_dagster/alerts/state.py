@@ -17,6 +17,8 @@ from analytics_dagster.errors import UserError
 
 
 class State(StrEnum):
+    """Where an instance is in its life."""
+
     INACTIVE = "inactive"
     PENDING = "pending"
     FIRING = "firing"
@@ -65,6 +67,8 @@ class Transition:
 
 @dataclass(frozen=True)
 class Step:
+    """All instances after an evaluation, and how they differ from before."""
+
     instances: Mapping[Labels, Instance]
     transitions: tuple[Transition, ...]
 

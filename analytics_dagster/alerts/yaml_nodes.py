@@ -66,11 +66,13 @@ class Value:
         """A mapping's entries; raises ValueError when this is not a mapping or a key stands twice."""
         if not isinstance(self.node, yaml.MappingNode):
             raise ValueError(f"{_shown(self)} is not a mapping; write `key: value` lines")
-        return Entries({key: value for key, value in _pairs(self.node)}, self.line)
+        return Entries(dict(_pairs(self.node)), self.line)
 
 
 @dataclass(frozen=True)
 class Entries:
+    """A mapping's values by key."""
+
     values: dict[str, Value]
     line: int
 

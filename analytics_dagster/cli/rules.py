@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analytics_dagster.alerts.config import AlertingConfig, load_alerting, load_installed_rules
-from analytics_dagster.alerts.durations import format_duration
 from analytics_dagster.alerts.dimensions import unknown_dimensions
+from analytics_dagster.alerts.durations import format_duration
 from analytics_dagster.alerts.rule_file import load_rules
 from analytics_dagster.alerts.rule_test import run_rule_test
 from analytics_dagster.alerts.rules import Level, Problem, Rule, RuleSet

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
 import ssl
+import threading
 
 import pytest
 import trustme
 from pytest_httpserver import HTTPServer
 from slack_sdk.models.blocks import Block
 from standardwebhooks.webhooks import Webhook
-from werkzeug import Response
 
 from analytics_dagster.alerts.channels.base import Delivery, GoneError, ThrottledError, UncertainError, retry_after
 from analytics_dagster.alerts.channels.build import build_channels
@@ -159,14 +160,14 @@ def test_a_bot_token_posts_to_its_channel_and_ok_false_is_a_failure(httpserver: 
         {"ok": True, "ts": "1.2", "channel": "C1"}
     )
     httpserver.expect_ordered_request(address).respond_with_json({"ok": False, "error": "channel_not_found"})
-    httpserver.expect_ordered_request(address).respond_with_json({"ok": False, "error": "ratelimited"}, headers={"Retry-After": "7"})
+    httpserver.expect_ordered_request(address).respond_with_json(
+        {"ok": False, "error": "ratelimited"}, headers={"Retry-After": "7"}
+    )
     httpserver.expect_ordered_request(address).respond_with_json(
         {"ok": False, "error": "ratelimited"}, status=429, headers={"Retry-After": "8"}
     )
     httpserver.expect_ordered_request(address).respond_with_data("<html>", 503)
-    channel = SlackChannel(
-        "slack", SystemClock(), bot_token="xoxb-1", channel="#alerts", api_url=httpserver.url_for("/api/")
-    )
+    channel = SlackChannel("slack", SystemClock(), bot_token="xoxb-1", channel="#alerts", api_url=httpserver.url_for("/api/"))
     channel.send([delivery()])
     assert httpserver.log[0][0].json["channel"] == "#alerts"
     with pytest.raises(DeliveryError, match="channel_not_found"):
@@ -298,11 +299,33 @@ def test_a_configured_file_that_is_missing_is_an_error(configure):
         configure(None, {"ANALYTICS_ALERTING": "/nowhere/alerting.yaml"})
 
 
-def test_a_server_that_hangs_up_may_have_taken_the_message(httpserver: HTTPServer):
-    def cut(_request):
-        raise ConnectionResetError
+@pytest.fixture
+def hangs_up():
+    """The address of a server that takes a request and closes the connection without an answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
 
-    httpserver.expect_request("/hook").respond_with_handler(cut)
-    with pytest.raises((UncertainError, RetryableDeliveryError)):
-        WebhookChannel("webhook", httpserver.url_for("/hook"), None, SystemClock()).send([delivery()])
-    assert Response("", 200).status_code == 200
+    def serve():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65_536)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def test_a_server_that_hangs_up_may_have_taken_the_message(hangs_up):
+    for channel in (
+        WebhookChannel("webhook", hangs_up, None, SystemClock()),
+        SlackChannel("slack", SystemClock(), webhook_url=hangs_up),
+        SlackChannel("bot", SystemClock(), bot_token="xoxb-1", channel="#a", api_url=hangs_up),
+    ):
+        with pytest.raises(UncertainError, match="no answer"):
+            channel.send([delivery()])

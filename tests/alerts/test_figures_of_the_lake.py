@@ -35,7 +35,9 @@ class Service:
         schema = BY_NAME[source]
         start = dt.datetime.combine(day, dt.time(10), dt.UTC)
         full = [{schema.key: f"{day}-{n}", "format": "test", "ts": start, **row} for n, row in enumerate(rows)]
-        data = pa.table({c.name: pa.array([row.get(c.name) for row in full], c.type) for c in schema.columns}, schema=schema.arrow)
+        data = pa.table(
+            {c.name: pa.array([row.get(c.name) for row in full], c.type) for c in schema.columns}, schema=schema.arrow
+        )
         lake = self.installation.lake.tenant(tenant)
         lake.table(schema).overwrite_days(data, day, day)
         for family in self.catalogue.families:
@@ -58,7 +60,9 @@ class Service:
         from analytics_dagster.lake.state_tables import outbox
 
         with self.installation.database.read() as connection:
-            return [json.loads(payload) for payload in connection.execute(sa.select(outbox.c.payload).order_by(outbox.c.id)).scalars()]
+            return [
+                json.loads(payload) for payload in connection.execute(sa.select(outbox.c.payload).order_by(outbox.c.id)).scalars()
+            ]
 
 
 @pytest.fixture
@@ -67,7 +71,9 @@ def service(installation: Installation) -> Service:
 
 
 def requests(endpoint: str, good: int, bad: int) -> list[dict[str, Any]]:
-    return [{"endpoint": endpoint, "method": "GET", "status": 200 if n < good else 500, "latency_us": 1000} for n in range(good + bad)]
+    return [
+        {"endpoint": endpoint, "method": "GET", "status": 200 if n < good else 500, "latency_us": 1000} for n in range(good + bad)
+    ]
 
 
 def numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,11 +82,13 @@ def numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_the_products_own_rule_pages_with_the_figure(service):
     service.publish("api_requests", numbered(requests("/play", 90, 10)))
-    judged = service.judge("alert_rules: [{name: High Error Rate, condition: gt, threshold: 0.05, severity: critical, for_duration: 5m}]")
+    judged = service.judge(
+        "alert_rules: [{name: High Error Rate, condition: gt, threshold: 0.05, severity: critical, for_duration: 5m}]"
+    )
     assert judged.errors == []
     [told] = service.told()
     assert (told["status"], told["value"], told["tenant_id"]) == ("firing", 0.1, "acme")
-    assert told["summary"] == "high_error_rate is 0.1, > 0.05"
+    assert told["summary"] == "high_error_rate is 0.1, breaching > 0.05"
 
 
 def test_matchers_filter_and_become_labels_and_by_splits(service):
@@ -141,7 +149,8 @@ alert_rules:
 def test_a_dimension_that_a_metric_lacks_is_an_error_that_names_it(service):
     service.publish("api_requests", numbered(requests("/play", 90, 10)))
     judged = service.judge(
-        "alert_rules: [{name: X, query: api_error_ratio, aggregate: avg, by: [endpont], condition: gt, threshold: 0, severity: low}]"
+        "alert_rules: [{name: X, query: api_error_ratio, aggregate: avg, by: [endpont], "
+        "condition: gt, threshold: 0, severity: low}]"
     )
     assert "no dimension 'endpont'" in judged.errors[0]
     assert "endpoint" in judged.errors[0]

@@ -193,7 +193,7 @@ def test_a_vanished_series_resolves_unless_the_rule_says_otherwise(alerting):
 
 
 def test_a_source_that_fell_silent_for_long_is_judged_at_its_newest_day_with_rows(alerting):
-    alerting.publish({number: None for number in range(20, 60)})
+    alerting.publish(dict.fromkeys(range(20, 60)))
     alerting.judge(RULE)
     alerting.publish({0: 9, 1: 11})
     alerting.judge()
@@ -387,7 +387,8 @@ def test_a_failed_run_is_paged_once_for_each_channel(alerting):
     failure = RunFailure("run-1", "materialize", "boom", alerting.clock.now(), ("acme",))
     for expected in (2, 0):
         assert (
-            report_run_failures(alerting.database, [failure], ["slack", "webhook"], alerting.clock, public_url="http://d") == expected
+            report_run_failures(alerting.database, [failure], ["slack", "webhook"], alerting.clock, public_url="http://d")
+            == expected
         )
     payload = json.loads(alerting.rows("outbox")[0]["payload"])
     assert payload["url"] == "http://d/runs/run-1"

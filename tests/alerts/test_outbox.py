@@ -17,7 +17,7 @@ import pytest
 from analytics_dagster.alerts.channels.base import Channel, Delivery, GoneError, ThrottledError, UncertainError
 from analytics_dagster.alerts.channels.build import Channels
 from analytics_dagster.alerts.outbox import DeliveryPolicy, DeliveryReport, deliver_due, has_due
-from analytics_dagster.alerts.rules import RuleSet, Severity
+from analytics_dagster.alerts.rules import Severity
 from analytics_dagster.errors import DeliveryError, RetryableDeliveryError
 from analytics_dagster.lake.database import Database
 from tests.alerts.conftest import Alerting
@@ -348,4 +348,3 @@ def _slowly(_request):
 def test_rules_without_channels_tell_every_configured_one(alerting):
     fire(alerting, rule=replace(RULE, channels=None))
     assert [row["channel"] for row in alerting.rows("outbox")] == ["webhook"]
-    assert RuleSet(()).rules == ()
