@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,12 +51,6 @@ class Settings(BaseSettings):
     )
 
     # data
-    analytics_first_day: date = Field(
-        date(2005, 1, 1), description="First daily partition (UTC). Older events are quarantined. Cannot move later."
-    )
-    analytics_allowed_lateness: int = Field(
-        86_400, ge=0, description="Seconds after a day's end during which its rows may still come before it is closed."
-    )
     analytics_stream_seconds: int = Field(
         30, ge=1, description="Seconds of listening that make a play a stream (policy spotify_30s)."
     )
@@ -95,7 +88,9 @@ class Settings(BaseSettings):
 
     # work
     metrics_buffer_size: int = Field(10_000, ge=1, description="Points that may wait for one commit of the ingest log.")
-    parallel_workers: int = Field(8, ge=1, le=256, description="Most threads or processes that one step may use.")
+    parallel_workers: int = Field(
+        8, ge=1, le=256, description="Most tenants that a step computes at once; never more than there are processors."
+    )
 
     @field_validator("analytics_database_url")
     @classmethod

@@ -13,7 +13,8 @@ def validate_tenant_id(value: str) -> str:
     """`value` itself. Raises InvalidNameError unless it is lower-case letters, digits, `-` and `_`, 1 to 63 of them."""
     if not _ID.fullmatch(value):
         raise InvalidNameError(
-            f"tenant {value!r} is not a tenant id; use 1 to 63 lower-case letters, digits, - and _, beginning with a letter or digit"
+            f"tenant {value!r} is not a tenant id; use 1 to 63 lower-case letters, digits, - and _, "
+            "beginning with a letter or digit"
         )
     return value
 

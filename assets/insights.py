@@ -21,7 +21,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
         dg.AssetKey(["models", "anomaly"]),
         dg.AssetKey(["forecasts", "kpi"]),
     ],
-    description=f"{INSIGHTS.description}\n\nOpen the newest materialization to read it. A range of days makes the page of its newest day.",
+    description=f"{INSIGHTS.description}\n\nRead it in the newest materialization. A range of days makes one page, of its newest.",
     group_name="insights",
     owners=OWNERS,
     kinds={"deltalake", "altair"},

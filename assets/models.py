@@ -18,7 +18,7 @@ FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(
 @dg.asset(
     key=dg.AssetKey(["models", "anomaly"]),
     deps=[*FAMILY_KEYS, dg.AssetKey(["quality", "scorecard"])],
-    description=f"{ANOMALIES.description}\n\nFitted on each KPI's history up to the newest day of the run, and kept without pickle.",
+    description=f"{ANOMALIES.description}\n\nFitted on each KPI's history up to the run's newest day, kept without pickle.",
     group_name="models",
     owners=OWNERS,
     kinds={"deltalake", "scikitlearn"},

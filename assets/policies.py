@@ -19,5 +19,6 @@ RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, j
 
 def daily_freshness() -> dg.FreshnessPolicy:
     """Materialized since midnight UTC by six in the morning, when people open the UI. Speaks of the asset; a single
-    tenant's freshness is a metric and a rule."""
+    tenant's freshness is a metric and a rule.
+    """
     return dg.FreshnessPolicy.cron(deadline_cron="0 6 * * *", lower_bound_delta=dt.timedelta(hours=6))

@@ -174,7 +174,8 @@ def _new_rows_sql(connection: duckdb.DuckDBPyConnection, table: TableSchema, tar
         return (
             # Of a key's several rows in one arrival only the last may land: with two, neither would equal "the newest" when the
             # same file comes again, and each import would add them anew.
-            f"SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY arrival_row DESC) = 1) s "
+            "SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER "
+            f"(PARTITION BY {key} ORDER BY arrival_row DESC) = 1) s "
             f"WHERE {line} NOT IN (SELECT {line} FROM ({newest}))"
         )
     [(first, last)] = connection.execute("SELECT min(ts)::DATE, max(ts)::DATE FROM staged").fetchall()

@@ -23,5 +23,5 @@ def behind(installation: Installation, until: dt.date) -> list[str]:
         .group_by(arrivals.c.tenant)
     )
     with installation.database.read() as connection:
-        newest = {tenant: day for tenant, day in connection.execute(query)}
+        newest = {row[0]: row[1] for row in connection.execute(query)}
     return sorted(tenant for tenant in demo if tenant not in newest or newest[tenant] < until)

@@ -150,7 +150,10 @@ def _why_not(instance: dg.DagsterInstance, plan: PlannedRun) -> str | None:
     if any(run.status in _UNDER_WAY for run in runs):
         return f"the run of {plan.first} to {plan.last} is under way"
     if len(runs) >= MOST_TRIES:
-        return f"{plan.first} to {plan.last} is still stale after {len(runs)} runs; see run {runs[0].run_id[:8]}, then materialize it by hand"
+        return (
+            f"{plan.first} to {plan.last} is still stale after {len(runs)} runs; see run {runs[0].run_id[:8]}, "
+            "then materialize it by hand"
+        )
     return None
 
 

@@ -109,8 +109,8 @@ class Supervisor:
         settings = self._installation.settings
         return (
             f"\nDagster UI      {self._url}\n"
-            f"  the graph     {self._url}/asset-groups   landing -> raw -> aggregates -> quality -> models -> forecasts -> insights\n"
-            f"  start here    {self._url}/assets/insights/daily   the newest day's page: what changed, what is odd, what comes next\n"
+            f"  the graph     {self._url}/asset-groups   from landing to insights\n"
+            f"  start here    {self._url}/assets/insights/daily   what changed, what is odd, what comes next\n"
             f"  checks        {self._url}/assets/raw/plays?view=checks   green or red, with the rows that failed\n"
             f"  automation    {self._url}/automation   schedules and sensors, all on\n"
             f"rules           {settings.rules_path}   edit, then materialize aggregates in the UI\n"

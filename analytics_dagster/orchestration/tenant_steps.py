@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -47,7 +49,8 @@ def for_each_tenant(
     began = time.monotonic()
     made: dict[str, T] = {}
     failed: dict[str, str] = {}
-    for tenant in tenants:
+
+    def one(tenant: str) -> None:
         try:
             made[tenant] = work(installation.lake.tenant(tenant))
         # What a damaged file, a bad declaration or a full disk of one tenant raises; anything else is a defect of ours
@@ -55,6 +58,10 @@ def for_each_tenant(
         except (AnalyticsError, DeltaError, duckdb.Error, pa.ArrowException, OSError, ValueError) as error:
             log.exception("tenant %s could not be computed", tenant)
             failed[tenant] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+    workers = min(installation.settings.parallel_workers, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="tenant") as threads:
+        list(threads.map(one, tenants))
     if failed and not made:
         details = "; ".join(f"{tenant}: {reason}" for tenant, reason in failed.items())
         raise EveryTenantFailedError(f"no tenant could be computed: {details}")

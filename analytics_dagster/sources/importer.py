@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from analytics_dagster.errors import UserError
 from analytics_dagster.ingest.landing import Refused
-from analytics_dagster.lake.schemas import TableSchema
+from analytics_dagster.lake.schemas import FIRST_DAY, TableSchema
 from analytics_dagster.sources.files import source_files
 from analytics_dagster.sources.parsed import Parsed, Reading, SourceFormat, Window
 from analytics_dagster.sources.spool import Spool
@@ -72,7 +72,7 @@ def run_import(request: ImportRequest, installation: Installation, progress: Pro
         raise UserError("whose data is it? name a tenant with --tenant, or the column that names one with --tenant-column")
     if request.tenant is not None:
         validate_tenant_id(request.tenant)
-    window = Window.of(installation.settings.analytics_first_day, installation.clock.now())
+    window = Window.of(FIRST_DAY, installation.clock.now())
     reading = Reading(window, request.tenant, request.tenant_column, request.zone)
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
         spool = Spool(Path(folder))

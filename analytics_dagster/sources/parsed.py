@@ -74,7 +74,7 @@ class Window:
         if self.first <= moment <= self.last:
             return moment
         if moment < self.first:
-            raise RefusedRecordError(name, f"is before {self.first_day}, the installation's first day (ANALYTICS_FIRST_DAY)")
+            raise RefusedRecordError(name, f"is before {self.first_day}, the first day of all tables")
         raise RefusedRecordError(name, "is more than a day in the future; is the clock of whoever wrote it right?")
 
 

@@ -134,7 +134,8 @@ class DelimitedFile:
 
 def split_records(lines: Iterator[Line], dialect: Dialect, width: int, *, quoted: bool = True) -> Iterator[Record]:
     """Records of `lines`. A record spans lines only where its quotes close properly and it then has `width` fields
-    (0: any number); else its first line alone is the bad record, and the next line is looked at afresh."""
+    (0: any number); else its first line alone is the bad record, and the next line is looked at afresh.
+    """
     delimiter = dialect.delimiter
     pending: deque[Line] = deque()
     while True:

@@ -27,7 +27,7 @@ def day(number: int) -> dt.date:
     return JAN_1 + dt.timedelta(days=number - 1)
 
 
-@pytest.mark.parametrize("table", [t for t in RAW_TABLES], ids=lambda t: t.name)
+@pytest.mark.parametrize("table", RAW_TABLES, ids=lambda t: t.name)
 def test_a_table_that_was_never_written_reads_as_empty_with_its_columns(lake: Lake, table) -> None:
     for schema in (table, landing(table)):
         empty = lake.tenant("acme").table(schema).read()

@@ -19,7 +19,7 @@ import pyarrow as pa
 from analytics_dagster.clock import yesterday
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.installation import Installation
-from analytics_dagster.lake.schemas import BY_NAME, PLAYS
+from analytics_dagster.lake.schemas import BY_NAME, FIRST_DAY, PLAYS
 from analytics_dagster.sources.simulation.catalogue import catalogue, catalogue_changes
 from analytics_dagster.sources.simulation.day import delivery_days, simulate_day
 from analytics_dagster.sources.simulation.incidents import write_incidents
@@ -117,11 +117,10 @@ def simulate(installation: Installation, plan: SimulationPlan, progress: Progres
     plan.check()
     if plan.until > yesterday(installation.clock):
         raise UserError(f"{plan.until} is not over yet (UTC); simulate until {yesterday(installation.clock)} or an earlier day")
-    first_allowed = installation.settings.analytics_first_day
     wanted = [plan.parameters(ordinal) for ordinal in range(plan.tenants)]
-    if wanted[0].first_day < first_allowed:
+    if wanted[0].first_day < FIRST_DAY:
         raise UserError(
-            f"the simulation would begin on {wanted[0].first_day}, before ANALYTICS_FIRST_DAY={first_allowed}; give fewer --days"
+            f"the simulation would begin on {wanted[0].first_day}, before {FIRST_DAY}, the first day of all tables; give fewer days"
         )
     home = installation.settings.analytics_home
     chosen = []

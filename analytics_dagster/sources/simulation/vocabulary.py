@@ -127,7 +127,8 @@ SHARE_CHANNELS: tuple[tuple[str, float], ...] = (("link", 40), ("messenger", 35)
 @dataclass(frozen=True)
 class Endpoint:
     """A route of the service's API: how many calls a session and a play make to it (the app fetches tracks ahead), and how long
-    they take."""
+    they take.
+    """
 
     route: str
     method: str

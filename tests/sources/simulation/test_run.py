@@ -41,7 +41,7 @@ def test_a_plan_is_simulated_and_labelled(installation: Installation) -> None:
     assert [one.tenant for one in report.tenants] == ["aurora", "borealis"]
     assert all((one.days, one.first, one.last) == (24, UNTIL - timedelta(days=23), UNTIL) for one in report.tenants)
     assert all(one.rows["plays"] > 5_000 for one in report.tenants)
-    assert [record.demo for record in installation.tenants.list()] == [True, True]
+    assert [record.demo for record in installation.tenants.records()] == [True, True]
     assert seen[-1] == (f"borealis {UNTIL}", 1.0)
     assert [share for _, share in seen] == sorted(share for _, share in seen)
     assert (installation.settings.analytics_home / "simulated" / "aurora" / "incidents.csv").exists()
@@ -163,7 +163,7 @@ def test_a_tenant_with_real_data_is_left_alone(installation: Installation) -> No
 def test_days_that_are_not_over_or_before_the_first_are_refused(installation: Installation) -> None:
     with pytest.raises(UserError, match="2026-03-10 is not over yet"):
         simulate(installation, SimulationPlan(until=date(2026, 3, 10)))
-    with pytest.raises(UserError, match="before ANALYTICS_FIRST_DAY=2005-01-01"):
+    with pytest.raises(UserError, match="before 2005-01-01, the first day"):
         simulate(installation, SimulationPlan(until=date(2005, 1, 10)))
 
 
