@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from analytics_dagster.alerts.rules import Level, Problem, Rule
-from analytics_dagster.metrics.declarations import Catalogue
+
+if TYPE_CHECKING:
+    from analytics_dagster.metrics.declarations import Catalogue
 
 
 def unknown_dimensions(rules: Iterable[Rule], catalogue: Catalogue) -> Iterator[Problem]:

@@ -195,9 +195,11 @@ class _AssetNews:
         if mark is None:
             return cls(days, None, len(filled) > 1)
         fresh = [p for p in filled if p.sequence > mark.sequence and not p.gated]
-        ahead = sum(1 for p in fresh if mark.through is None or p.day > mark.through)
+        ahead = [p.day for p in fresh if mark.through is None or p.day > mark.through]
         goes_on = bool(fresh) and all(p.run_id == mark.history_run for p in fresh)
-        return cls(days, mark, goes_on or ahead > MOST_MISSED_DAYS)
+        # Another stretch of history, as an import with a long gap has: its run is not the first stretch's.
+        apart = len(ahead) > 1 and mark.through is not None and (ahead[0] - mark.through).days > MOST_MISSED_DAYS
+        return cls(days, mark, goes_on or apart or len(ahead) > MOST_MISSED_DAYS)
 
 
 @dataclass

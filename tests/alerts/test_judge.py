@@ -110,6 +110,20 @@ def test_history_that_one_run_publishes_in_portions_is_still_one_digest(alerting
     assert "90 of 90" in json.loads(alerting.rows("outbox")[0]["payload"])["summary"]
 
 
+def test_a_second_stretch_of_history_after_a_long_gap_pages_nobody_either(alerting):
+    alerting.judge(RULE)
+    alerting.publish(dict.fromkeys(range(5), 9), run_id="first")
+    alerting.judge()
+    alerting.publish(dict.fromkeys(range(50, 55), 11), run_id="second")
+    alerting.judge()
+    assert alerting.told() == [DIGEST]
+    alerting.publish({55: 9})
+    alerting.judge()
+    alerting.publish({56: 11})
+    alerting.judge()
+    assert alerting.told() == [DIGEST, FIRED]
+
+
 def test_a_first_start_with_nothing_to_say_is_silent(alerting):
     alerting.publish(dict.fromkeys(range(90), 9))
     alerting.judge(RULE)
