@@ -21,7 +21,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
         dg.AssetKey(["models", "anomaly"]),
         dg.AssetKey(["forecasts", "kpi"]),
     ],
-    description=f"{INSIGHTS.description}\n\nRead it in the newest materialization. A range of days makes one page, of its newest.",
+    description=f"{INSIGHTS.description}\n\nRead it in the newest materialization. A range of days makes one page, its newest",
     group_name="insights",
     owners=OWNERS,
     kinds={"deltalake", "altair"},

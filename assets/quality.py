@@ -16,7 +16,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
 @dg.asset(
     key=dg.AssetKey(["quality", "scorecard"]),
     deps=[dg.AssetKey(["raw", table.name]) for table in EVENT_TABLES],
-    description=f"{SCORECARD.description}\n\nA closed gate is a failed critical check: its rows stand with the raw asset's check.",
+    description=f"{SCORECARD.description}\n\nA closed gate is a failed critical check; its rows stand with the raw asset's check",
     group_name="quality",
     owners=OWNERS,
     kinds={"deltalake", "greatexpectations"},

@@ -120,7 +120,7 @@ def simulate(installation: Installation, plan: SimulationPlan, progress: Progres
     wanted = [plan.parameters(ordinal) for ordinal in range(plan.tenants)]
     if wanted[0].first_day < FIRST_DAY:
         raise UserError(
-            f"the simulation would begin on {wanted[0].first_day}, before {FIRST_DAY}, the first day of all tables; give fewer days"
+            f"the simulation would begin on {wanted[0].first_day}, before {FIRST_DAY}, the first day; give fewer days"
         )
     home = installation.settings.analytics_home
     chosen = []
