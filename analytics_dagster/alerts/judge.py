@@ -36,7 +36,7 @@ from analytics_dagster.alerts.messages import (
 from analytics_dagster.alerts.rules import Labels, Rule, RuleSet
 from analytics_dagster.alerts.state import State, Transition
 from analytics_dagster.clock import Clock
-from analytics_dagster.errors import AnalyticsError, RetryableError
+from analytics_dagster.errors import AnalyticsError, RetryableError, UserError
 
 if TYPE_CHECKING:
     from analytics_dagster.alerts.judge_store import Change, Mark, Published, Stored, TenantState, Verdict
@@ -50,6 +50,8 @@ until then are days without data, which may be what an alert is about."""
 LEAST_BACKFILL = 2
 """Fewer corrected past days than this are a day's late rows, and worth no digest."""
 ERRORS_BEFORE_TELLING = 3
+MOST_INSTANCES = 10_000
+"""A rule with more is a mistake that would flood everybody."""
 _TRIES = 3
 
 
@@ -258,6 +260,10 @@ class _Decision:
         if work.days_to_read:
             first = work.days_to_read[0] - timedelta(days=window_days(rule) - 1)
             series = self.this.source.read(self.tenant, rule, first, work.days_to_read[-1])
+            if len(series) > MOST_INSTANCES:
+                raise UserError(
+                    f"{len(series)} series are more than {MOST_INSTANCES}; narrow the query, or aggregate by fewer labels"
+                )
             if work.judge_newest:
                 days = work.look_back
                 verdict = judge_newest(rule, figures(rule, series, days), days, {k: s.instance for k, s in stored.items()})

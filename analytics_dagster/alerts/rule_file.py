@@ -55,6 +55,7 @@ FIELDS = (
 )
 LONGEST_NAME = 200  # the database keeps 255, and derived names need room
 MOST_MISSING_EVALS = 1_000
+ALERTS = "ALERTS"
 
 _CONDITIONS = {
     **{condition.value: condition for condition in Condition},
@@ -204,7 +205,7 @@ class _RuleReader:
             severity=severity,
             for_duration=for_duration or timedelta(0),
             keep_firing_for=keep_firing_for or timedelta(0),
-            channels=channels,
+            channels=channels or None,
             tenant_id=tenant_id,
             aggregate=aggregate,
             window=window,
@@ -234,7 +235,9 @@ class _RuleReader:
 
     def check_surroundings(self, rule: Rule, known: Callable[[str], bool] | None, channels: frozenset[str] | None) -> None:
         """What is no fault of the rule's own form: unknown metrics and channels, and parts that nothing acts on yet."""
-        if known is not None and rule.query.metric != "ALERTS" and not known(rule.query.metric):
+        if known is not None and rule.query.metric == ALERTS:
+            self._say(Level.NOTICE, rule.line, f"query {ALERTS} is read by rule tests only; the rule never fires yet")
+        elif known is not None and not known(rule.query.metric):
             message = f'query "{rule.query.metric}" matches no metric, so the rule never fires; see `analytics metrics list`'
             self._say(Level.WARNING, rule.line, message)
         for channel in rule.channels or ():

@@ -16,6 +16,7 @@ import yaml
 from analytics_dagster.errors import DeclarationError, UnreadableFileError
 
 _TAG = "tag:yaml.org,2002:"
+_DEEPEST_MERGE = 16
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ def _value(node: yaml.Node) -> Value:
     return Value(node, node.start_mark.line + 1)
 
 
-def _pairs(node: yaml.MappingNode) -> Iterator[tuple[str, Value]]:
+def _pairs(node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[str, Value]]:
+    if depth > _DEEPEST_MERGE:
+        raise ValueError("<< merges a mapping into itself; name another one")
     seen: set[str] = set()
     merged: list[tuple[str, Value]] = []
     own: list[tuple[str, Value]] = []
@@ -106,7 +109,9 @@ def _pairs(node: yaml.MappingNode) -> Iterator[tuple[str, Value]]:
         if key.tag == f"{_TAG}merge":
             sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for source in reversed(sources):
-                merged.extend(_value(source).entries().values.items())
+                if not isinstance(source, yaml.MappingNode):
+                    raise ValueError("<< merges something that is not a mapping")
+                merged.extend(_pairs(source, depth + 1))
             continue
         name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
         if not name:
@@ -158,4 +163,6 @@ def text_of(value: Value, what: str = "text") -> str:
     """A scalar's text. Raises ValueError for lists and mappings."""
     if not value.is_scalar:
         raise ValueError(f"is a {value.kind}, not {what}")
+    if "\0" in value.text:
+        raise ValueError("holds a zero byte, which no database keeps; remove it")
     return value.text

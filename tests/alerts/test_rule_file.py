@@ -225,6 +225,18 @@ def test_merge_keys_and_anchors_work(load):
     assert [(rule.name, rule.threshold, rule.severity) for rule in rules.rules] == [("Good", 1, "low"), ("Other", 3, "low")]
 
 
+def test_an_empty_list_of_channels_is_none_named_and_not_nobody(load):
+    assert load(f"alert_rules:\n  - {{{GOOD}, channels: []}}\n").rules[0].channels is None
+
+
+def test_a_mapping_merged_into_itself_and_a_zero_byte_are_refused(load):
+    zero = GOOD.replace("Good", '"a\\0b"')
+    rules = load(f"alert_rules:\n  - &me {{<<: *me, {GOOD}}}\n  - {{{zero}}}\n")
+    assert rules.rules == ()
+    assert "merges a mapping into itself" in str(rules.errors[0])
+    assert "zero byte" in str(rules.errors[1])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
