@@ -62,12 +62,14 @@ class Split:
     counts: bool
 
     def judged(self, least: float) -> list[int]:
-        """Elements large enough, by the mean of their last four weeks, to be judged by themselves."""
+        """Elements to be judged by themselves: large enough, by the mean of their last four weeks, and there on most days of
+        them (one payment from a country that seldom pays is no news)."""
         import numpy as np
 
-        size = self.values if self.weights is None else self.weights
-        recent = np.nan_to_num(size[-29:-1])
-        return [i for i in range(len(self.elements)) if len(recent) and recent[:, i].mean() >= least]
+        recent = np.nan_to_num((self.values if self.weights is None else self.weights)[-29:-1])
+        if not len(recent):
+            return []
+        return np.flatnonzero((recent.mean(axis=0) >= least) & ((recent > 0).mean(axis=0) >= 0.5)).tolist()
 
     def share(self, element: int) -> float:
         """Share of the total (for a ratio: of the weight) that the element had over the last four weeks and has now."""

@@ -23,7 +23,8 @@ EVEN = 0.002
 @dataclass(frozen=True)
 class Driver:
     """One element of a dimension within a change. power: its share of the difference (all sum to 1, single ones may be
-    negative or above 1). surprise: how much its share of the total moved, in nats."""
+    negative or above 1). surprise: how much its share of the total moved, in nats.
+    """
 
     dimension: str
     element: str

@@ -26,6 +26,7 @@ HISTORY_DAYS = REPLAYED_DAYS + 7 * WEEKS + 8
 # 1 / 0.6745 and 1.6449: a standard deviation in terms of the median absolute deviation and of the 90 % quantile.
 _MAD, _Q90 = 1.4826, 1.6449
 _RELATIVE_FLOOR = 0.005
+_WILD, _WEEKS_AROUND = 8.0, 4
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def judge(values: NDArray[np.float64], counts: NDArray[np.bool_]) -> Judged:
     import numpy as np
     from scipy.special import stdtr  # type: ignore[import-untyped]
 
-    expected = _expectations(values)
-    off = values - expected
-    past = np.abs(off[:-1][-REPLAYED_DAYS:])
+    calm = _without_wild_days(values)
+    expected = _expectations(calm)
+    past = np.abs(calm - expected)[:-1][-REPLAYED_DAYS:]
     judged = np.isfinite(past).sum(axis=0) >= LEAST_REPLAYED
     deviation = np.full(values.shape[1], np.nan)
     if judged.any():
@@ -58,7 +59,7 @@ def judge(values: NDArray[np.float64], counts: NDArray[np.bool_]) -> Judged:
     floor = _RELATIVE_FLOOR * np.abs(expected[-1])
     floor = np.where(counts, np.fmax(floor, np.sqrt(np.fmax(expected[-1], 1.0))), floor)
     deviation = np.where(judged, np.fmax(deviation, np.fmax(floor, 1e-9)), np.nan)
-    z = off[-1] / deviation
+    z = (values[-1] - expected[-1]) / deviation
     # Student's t: the deviation is itself estimated, from about as many independent weeks.
     p = np.where(np.isfinite(z), 2 * stdtr(2.0 * WEEKS, -np.abs(np.nan_to_num(z))), np.nan)
     return Judged(expected[-1], deviation, z, p)
@@ -74,6 +75,29 @@ def believable(p: NDArray[np.float64], share: float = FALSE_SHARE) -> NDArray[np
         return np.zeros(len(p), dtype=bool)
     passed = np.flatnonzero(ordered <= share * np.arange(1, len(ordered) + 1) / len(ordered))
     return np.asarray(tested & (p <= (ordered[passed[-1]] if len(passed) else -1.0)))
+
+
+def _without_wild_days(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Past days far outside missing: an incident must neither become the expectation nor hide the next one.
+
+    Far is judged by the same weekday of four weeks on both sides, which an incident of some days does not reach, and by
+    the median of the distances, since their 90 % quantile may be made of the very days that are looked for.
+    """
+    import numpy as np
+
+    days, width = values.shape
+    around = np.full((days, width, 2 * _WEEKS_AROUND), np.nan)
+    for week in range(1, _WEEKS_AROUND + 1):
+        if 7 * week < days:
+            around[7 * week :, :, week - 1] = values[: -7 * week]
+            around[: -7 * week, :, _WEEKS_AROUND + week - 1] = values[7 * week :]
+    off = np.abs(values - _median(around, least=LEAST_WEEKS))
+    off[-1] = np.nan
+    limit = _WILD * _MAD * _median(off.T, least=LEAST_REPLAYED)
+    wild = off > np.fmax(np.nan_to_num(limit, nan=np.inf), 1e-9)
+    # What happens on more than a tenth of the days is how the series is (signups: mostly none, at times one).
+    wild &= wild.sum(axis=0) <= FALSE_SHARE * np.isfinite(off).sum(axis=0)
+    return np.where(wild, np.nan, values)
 
 
 def _expectations(values: NDArray[np.float64]) -> NDArray[np.float64]:

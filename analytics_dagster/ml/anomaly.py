@@ -78,7 +78,8 @@ ANOMALIES = TableSchema(
 @dataclass(frozen=True)
 class AnomalyModel:
     """What is fitted once and kept: the season, the forest, and DBSCAN's crowd (`core`, points x features; a point
-    farther than `reach` from all of them is noise). Stored by `models.py`."""
+    farther than `reach` from all of them is noise). Stored by `models.py`.
+    """
 
     season: int | None
     seasonality: Seasonality

@@ -70,7 +70,8 @@ FORECASTS = TableSchema(
 @dataclass(frozen=True)
 class Accuracy:
     """How a forecast did on buckets it had not seen. mase below 1: better than repeating the last season was on the
-    history. smape: 0 to 2 (times 100 for percent). coverage: share of buckets within the 95 % interval."""
+    history. smape: 0 to 2 (times 100 for percent). coverage: share of buckets within the 95 % interval.
+    """
 
     mase: float
     smape: float

@@ -42,7 +42,8 @@ class Kpi(Protocol):
 @dataclass(frozen=True)
 class Fitting:
     """How models are fitted. now: noted as the time of the fit, and changes nothing else. refit: fit even where the
-    stored model is the one that would come out."""
+    stored model is the one that would come out.
+    """
 
     now: datetime
     seed: int = 0

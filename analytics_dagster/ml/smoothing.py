@@ -21,6 +21,7 @@ _LEAST_CYCLES = 3
 # Origins of measured errors: enough for a stable spread, recent enough to be about the series as it is now.
 _ORIGINS = 400
 _WARM_UP = 7
+_ENOUGH_FOR_A_QUANTILE = 20
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class _Option:
             off = off[np.isfinite(off)]
             # Few origins say little about far buckets: let the spread grow with the root of time from the last good one.
             grown = last * np.sqrt(ahead / (ahead - 1)) if ahead > 1 else np.nan
-            measured = float(np.sqrt(np.mean(off**2))) if len(off) >= max(3, min(10, n // 3)) else grown
+            measured = _deviation(off) if len(off) >= max(3, min(10, n // 3)) else grown
             deviation[ahead - 1] = last = np.fmax(measured, last)
         if np.isnan(deviation[0]):
             deviation = np.full(self._horizon, float(np.nanstd(self._apart)))
@@ -125,6 +126,15 @@ def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
         level = level + weights * (value - level)
         levels[i] = level
     return levels
+
+
+def _deviation(off: NDArray[np.float64]) -> float:
+    """What times 1.96 holds 95 % of these errors: a few wild days in a hundred must not widen all intervals to come."""
+    import numpy as np
+
+    if len(off) < _ENOUGH_FOR_A_QUANTILE:
+        return float(np.sqrt(np.mean(off**2)))
+    return float(np.quantile(np.abs(off), 0.95)) / 1.96
 
 
 def _mean(off: NDArray[np.float64]) -> NDArray[np.float64]:

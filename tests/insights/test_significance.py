@@ -70,3 +70,20 @@ def test_counts_need_more_than_a_handful() -> None:
     values[-1] = 3
     assert judge(values, np.ones(1, bool)).p[0] > 0.005
     assert judge(values, np.zeros(1, bool)).p[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_incident_of_the_past_does_not_hide_one_of_today() -> None:
+    values = quiet(50)
+    values[-1] *= 0.7
+    calm = judge(values, np.zeros(50, bool)).z
+    values[-40:-36] *= 4
+    after = judge(values, np.zeros(50, bool)).z
+    assert np.median(calm) < -4
+    assert np.median(after) < 0.9 * np.median(calm)
+
+
+def test_a_series_that_is_mostly_nothing_is_not_odd_when_it_is_something() -> None:
+    rng = np.random.default_rng(5)
+    values = (rng.random((147, 1)) < 0.15).astype(float) * rng.integers(5, 9, (147, 1))
+    values[-1] = 7
+    assert judge(values, np.ones(1, bool)).p[0] > 0.01
