@@ -11,6 +11,9 @@ from analytics_dagster.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+POSTGRES_VARIABLE = "ANALYTICS_DAGSTER_POSTGRES_URL"
+"""Carries the database's address to Dagster's processes, so that its password is in no file."""
+
 _TICK_DAYS = {"skipped": 2, "success": 14, "failure": 30, "started": 30}
 
 
@@ -30,7 +33,21 @@ def dagster_configuration(settings: Settings) -> dict[str, Any]:
         "python_logs": {"python_log_level": settings.analytics_log_level},
     }
     if settings.database_url.startswith("postgresql"):
-        return {**common, "storage": {"postgres": {"postgres_url": {"env": "ANALYTICS_DAGSTER_POSTGRES_URL"}}}}
+        config = {"postgres_url": {"env": POSTGRES_VARIABLE}}
+        return {
+            **common,
+            "run_storage": {"module": "dagster_postgres.run_storage", "class": "PostgresRunStorage", "config": config},
+            "schedule_storage": {
+                "module": "dagster_postgres.schedule_storage",
+                "class": "PostgresScheduleStorage",
+                "config": config,
+            },
+            "event_log_storage": {
+                "module": "analytics_dagster.orchestration.event_log_postgres",
+                "class": "WholeRangePostgresEventLogStorage",
+                "config": config,
+            },
+        }
     folder = str(settings.dagster_home / "history")
     event_log = {
         "module": "analytics_dagster.orchestration.event_log",
@@ -61,7 +78,7 @@ def prepare_dagster_home(settings: Settings) -> dict[str, str]:
         BATCH_VARIABLE: os.environ.get(BATCH_VARIABLE, BATCH_SIZE),
     }
     if settings.database_url.startswith("postgresql"):
-        environment["ANALYTICS_DAGSTER_POSTGRES_URL"] = settings.database_url
+        environment[POSTGRES_VARIABLE] = settings.database_url
     return environment
 
 

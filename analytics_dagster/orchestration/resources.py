@@ -21,7 +21,7 @@ class Platform(dg.ConfigurableResource[Any]):
     home: str = Field(default="", description="ANALYTICS_HOME; empty: from the environment.")
 
     def open(self) -> Installation:
-        return _opened(self.home)
+        return _opened(Settings.from_environment(Path(self.home) if self.home else None))
 
 
 class TenantScope(dg.ConfigurableResource[Any]):
@@ -39,9 +39,9 @@ class TenantScope(dg.ConfigurableResource[Any]):
 
 
 @functools.cache
-def _opened(home: str) -> Installation:
-    """One per process: the database's connections and the settings are read once."""
-    return open_installation(Settings.from_environment(Path(home) if home else None), create=True)
+def _opened(settings: Settings) -> Installation:
+    """One per process and settings, so that the steps of a run share the database's connections."""
+    return open_installation(settings, create=True)
 
 
 def scope_config(tenants: list[str]) -> dict[str, object]:
