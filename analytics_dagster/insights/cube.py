@@ -63,7 +63,8 @@ class Split:
 
     def judged(self, least: float) -> list[int]:
         """Elements to be judged by themselves: large enough, by the mean of their last four weeks, and there on most days of
-        them (one payment from a country that seldom pays is no news)."""
+        them (one payment from a country that seldom pays is no news).
+        """
         import numpy as np
 
         recent = np.nan_to_num((self.values if self.weights is None else self.weights)[-29:-1])

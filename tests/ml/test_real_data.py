@@ -58,13 +58,13 @@ def test_the_days_after_an_artist_died_are_odd(
 
 
 def test_artists_of_whom_nothing_is_known_are_rarely_odd(artist_days: dict[str, list[float]], points: Points) -> None:
-    popular = sorted(artist_days, key=lambda artist: -sum(artist_days[artist]))[:60]
+    popular = sorted(artist_days, key=lambda artist: -sum(artist_days[artist]))[:50]
     flags = sum(
         sum(detect(points(artist_days[artist], first=date(2018, 1, 1)), contamination=0.1, seed=0)["anomaly"].to_pylist())
         for artist in popular
     )
-    # Measured 3 in 5,400 points; one of them is David Bowie on the day of his death two years before.
-    assert flags <= 15
+    # Measured 4 in 4,500 points; one of them is David Bowie on the day of his death two years before.
+    assert flags <= 12
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_windows_of_the_numenta_benchmark_are_hit_and_little_else(shared_data: P
         flagged, right = flagged + int(odd.sum()), right + int((odd & inside).sum())
     assert windows == 50
     assert hit / windows > 0.45  # measured 0.58
-    assert right / flagged > 0.7  # measured 0.83
+    assert right / flagged > 0.7  # measured 0.85
 
 
 def holdouts(shared_data: Path) -> list[np.ndarray]:
