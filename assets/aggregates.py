@@ -57,18 +57,18 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
         installation = platform.open()
         days = day_range(context)
         built = build_aggregates(
-            installation, family, source, scope.of(installation), days.first, days.last, context.run_id, context.log
+            installation, family, source, scope.of(installation), days.first, days.last, context.run.run_id, context.log
         )
         add_partition_counts(context, built.publications)
         add_to_newest(
             context,
             days,
             {
+                **family_pictures(installation, family, built.tenants, days.last),
                 "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{days_table.path}",
                 "dagster/row_count": built.rows,
                 "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
                 "seconds": built.seconds,
-                **family_pictures(installation, family, built.tenants, days.last),
             },
         )
         yield dg.MaterializeResult()

@@ -32,17 +32,17 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
 def kpi(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
-    built = build_forecasts(installation, scope.of(installation), days.last, context.run_id, context.log)
+    built = build_forecasts(installation, scope.of(installation), days.last, context.run.run_id, context.log)
     add_partition_counts(context, built.publications)
     add_to_newest(
         context,
         days,
         {
+            **forecast_metadata(installation, built.tenants, days.last),
             "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{FORECASTS.path}",
             "dagster/row_count": built.rows,
             "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
             "seconds": built.seconds,
-            **forecast_metadata(installation, built.tenants, days.last),
         },
     )
     yield dg.MaterializeResult()

@@ -37,7 +37,7 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
 def daily(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
-    built = build_insights(installation, scope.of(installation), days.last, context.run_id, context.log)
+    built = build_insights(installation, scope.of(installation), days.last, context.run.run_id, context.log)
     add_partition_counts(context, built.publications)
     add_to_newest(
         context,

@@ -34,17 +34,17 @@ FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(
 def anomaly(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
-    built = build_anomalies(installation, scope.of(installation), days.first, days.last, context.run_id, context.log)
+    built = build_anomalies(installation, scope.of(installation), days.first, days.last, context.run.run_id, context.log)
     add_partition_counts(context, built.publications)
     add_to_newest(
         context,
         days,
         {
+            **anomaly_metadata(installation, built.tenants, days.last),
             "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{ANOMALIES.path}",
             "dagster/row_count": built.rows,
             "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
             "seconds": built.seconds,
-            **anomaly_metadata(installation, built.tenants, days.last),
         },
     )
     yield dg.MaterializeResult()

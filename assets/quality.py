@@ -32,16 +32,16 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
 def scorecard(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
     installation = platform.open()
     days = day_range(context)
-    built = build_scorecard(installation, scope.of(installation), days.first, days.last, context.run_id, context.log)
+    built = build_scorecard(installation, scope.of(installation), days.first, days.last, context.run.run_id, context.log)
     add_partition_counts(context, built.publications)
     add_to_newest(
         context,
         days,
         {
+            **quality_metadata(installation, built.tenants, days.first, days.last),
             "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{SCORECARD.path}",
             "dagster/row_count": built.rows,
             "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-            **quality_metadata(installation, built.tenants, days.first, days.last),
         },
     )
     yield dg.MaterializeResult()

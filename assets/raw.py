@@ -51,7 +51,7 @@ def raw_asset(table: TableSchema) -> dg.AssetsDefinition:
     def raw(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
         days = day_range(context)
-        built = build_raw(installation, table, scope.of(installation), days.first, days.last, context.run_id, context.log)
+        built = build_raw(installation, table, scope.of(installation), days.first, days.last, context.run.run_id, context.log)
         add_partition_counts(context, built.publications)
         links = installation.settings.analytics_public_url
         add_to_newest(
@@ -92,7 +92,7 @@ def catalogue_asset(table: TableSchema) -> dg.AssetsDefinition:
     )
     def catalogue(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
-        built = build_catalogue_tables(installation, table, scope.of(installation), context.run_id, context.log)
+        built = build_catalogue_tables(installation, table, scope.of(installation), context.run.run_id, context.log)
         yield dg.MaterializeResult(
             metadata={
                 "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{table.path}",

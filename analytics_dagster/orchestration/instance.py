@@ -21,6 +21,8 @@ def dagster_configuration(settings: Settings) -> dict[str, Any]:
     """What goes into `dagster.yaml`: storage beside our own state, retries, monitoring, retention, one slot per pool."""
     common: dict[str, Any] = {
         "telemetry": {"enabled": False},
+        # No newsletter dialog over the graph at the first start.
+        "nux": {"enabled": False},
         # A notification waits for a place in the queue: the default of 5 s would be half of its way.
         "run_queue": {"dequeue_interval_seconds": 1},
         # One slot per pool, one pool per table: two runs never write the same Delta table at once.

@@ -5,12 +5,10 @@ from typing import Any
 import dagster as dg
 
 from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house
-from analytics_dagster.orchestration.partitions import DAYS
 
 materialize_days = dg.define_asset_job(
     "materialize_days",
     selection=dg.AssetSelection.all() - dg.AssetSelection.groups("landing"),
-    partitions_def=DAYS,
     description="Raw to insights for a day or a range of days, all tenants in one step each.",
     executor_def=dg.in_process_executor,
 )

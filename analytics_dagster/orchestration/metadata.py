@@ -17,7 +17,7 @@ from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.orchestration.partitions import DayRange
 
 # Rows of the tenant x day table in the UI: more is not read there, and each is about 300 bytes of event log.
-MOST_ROWS = 60
+MOST_ROWS = 30
 
 
 def column_schema(table: TableSchema) -> dg.TableSchema:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from analytics_dagster.insights.series import Series
+from analytics_dagster.clock import yesterday
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.content import rows_content
 from analytics_dagster.lake.lake import TenantLake
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def build_anomalies(
     installation: Installation, tenants: Sequence[str], first: dt.date, last: dt.date, run_id: str, log: logging.Logger
 ) -> Built:
-    """Judge each KPI's days with the model of its history up to `last`."""
+    """Judge each KPI's days with the model of its history."""
     from analytics_dagster.ml.anomaly import ANOMALIES
     from analytics_dagster.ml.kpis import Fitting, judge_kpis
     from analytics_dagster.ml.models import ANOMALY_MODELS, ModelStore
@@ -37,7 +38,8 @@ def build_anomalies(
     def judge(lake: TenantLake) -> list[Publication]:
         store = ModelStore(lake.table(ANOMALY_MODELS))
         verdicts = judge_kpis(
-            _history(installation, lake, first, last),
+            # A day's verdict rests on the whole series, so that a range gives what its days one by one give.
+            _history(installation, lake, first, max(last, yesterday(installation.clock))),
             first,
             last,
             contamination=settings.anomaly_detection_threshold,
@@ -93,7 +95,8 @@ def _built(
     run_id: str,
     log: logging.Logger,
 ) -> Built:
-    results = for_each_tenant(installation, tenants, work, log)
+    # One after the other: Prophet's filters of warnings are the process's, not the thread's.
+    results = for_each_tenant(installation, tenants, work, log, at_once=1)
     made = [p for publications in results.made.values() for p in publications]
     installation.publications.record(made, run_id)
     return Built(asset, tuple(sorted(results.made)), tuple(made), results.failed, results.seconds)

@@ -39,9 +39,17 @@ class EveryTenantFailedError(AnalyticsError):
 
 
 def for_each_tenant(
-    installation: Installation, tenants: Iterable[str], work: Callable[[TenantLake], T], log: logging.Logger
+    installation: Installation,
+    tenants: Iterable[str],
+    work: Callable[[TenantLake], T],
+    log: logging.Logger,
+    *,
+    at_once: int | None = None,
 ) -> TenantResults[T]:
-    """Run `work` on each tenant's lake. Raises EveryTenantFailedError when none succeeded and at least one was tried."""
+    """Run `work` on each tenant's lake, PARALLEL_WORKERS of them `at_once` unless said otherwise.
+
+    Raises EveryTenantFailedError when none succeeded and at least one was tried.
+    """
     import duckdb
     import pyarrow as pa
     from deltalake.exceptions import DeltaError
@@ -59,7 +67,7 @@ def for_each_tenant(
             log.exception("tenant %s could not be computed", tenant)
             failed[tenant] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
-    workers = min(installation.settings.parallel_workers, os.cpu_count() or 1)
+    workers = at_once or min(installation.settings.parallel_workers, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="tenant") as threads:
         list(threads.map(one, tenants))
     if failed and not made:
