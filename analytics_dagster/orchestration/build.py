@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from analytics_dagster.ingest.raw import build_catalogue, build_raw_days, first_arrival, newest_note
 from analytics_dagster.installation import Installation
-from analytics_dagster.lake.content import EMPTY_HASH, DayContent
+from analytics_dagster.lake.content import EMPTY_HASH, DayContent, days_between
 from analytics_dagster.lake.lake import TenantLake
 from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.lake.schemas import CATALOGUE_DAY, EVENT_TABLES, Layer, TableSchema, landing
@@ -104,17 +104,20 @@ def build_aggregates(
     run_id: str,
     log: logging.Logger,
 ) -> Built:
-    """Compute a family's metric series for these days; a tenant's gated days keep what they had."""
+    """Compute a family's metric series for these days. A tenant's days whose input is gated, or was never computed, keep what
+    they had: a figure of an empty day would be a lie.
+    """
     from analytics_dagster.metrics.aggregate import aggregate_days
 
     stream_ms = installation.settings.analytics_stream_seconds * 1000
     day_table = family.table("day")
 
     def compute(lake: TenantLake) -> list[Publication]:
-        gated = frozenset(installation.publications.gated_days(lake.tenant, source.path, first, last))
-        aggregate_days(lake, family, first, last, stream_ms=stream_ms, skip=gated)
-        since = first_arrival(installation.database, lake.tenant, source.name)
-        return publications_of(lake, day_table, family.asset, first, last, since=since, skip=gated)
+        since = max(first, first_arrival(installation.database, lake.tenant, source.name) or first)
+        open_days = installation.publications.open_days(lake.tenant, source.path, since, last)
+        skip = frozenset(days_between(since, last)) - open_days
+        aggregate_days(lake, family, first, last, stream_ms=stream_ms, skip=skip)
+        return publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
 
     results = for_each_tenant(installation, with_landing(installation, source, tenants), compute, log)
     made = [p for publications in results.made.values() for p in publications]
