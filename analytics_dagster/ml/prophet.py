@@ -8,9 +8,6 @@ with the mean size of the past ones), whose variance grows with the third power 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from analytics_dagster.ml.smoothing import Outlook
@@ -40,8 +37,7 @@ def fit(ts: NDArray[np.int64], values: NDArray[np.float64], *, hourly: bool, yea
         yearly_seasonality=yearly,
         uncertainty_samples=0,
     )
-    with _without_pandas_notices():
-        model.fit(frame, seed=seed)
+    model.fit(frame, seed=seed)
     return str(model_to_json(model))
 
 
@@ -52,9 +48,8 @@ def predict(fitted: str, ts: NDArray[np.int64], values: NDArray[np.float64], ahe
     _hush_loggers()
     from prophet.serialize import model_from_json
 
-    with _without_pandas_notices():
-        model = model_from_json(fitted)
-        lines = model.predict(_frame(np.concatenate([ts, ahead])))["yhat"].to_numpy()
+    model = model_from_json(fitted)
+    lines = model.predict(_frame(np.concatenate([ts, ahead])))["yhat"].to_numpy()
     residual = values - lines[: len(ts)]
     memory, noise = _autoregression(residual)
     steps = np.arange(1, len(ahead) + 1)
@@ -92,14 +87,6 @@ def _frame(ts: NDArray[np.int64], values: NDArray[np.float64] | None = None) -> 
 
     columns: dict[str, Any] = {"ds": pd.DatetimeIndex(ts.astype("datetime64[us]"))}
     return pd.DataFrame(columns if values is None else columns | {"y": values})
-
-
-@contextmanager
-def _without_pandas_notices() -> Iterator[None]:
-    """Prophet 1.5 uses two keywords that pandas 3.1 announces the end of: nothing that a user could mend."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The (inplace|'convert_dates') keyword")
-        yield
 
 
 def _hush_loggers() -> None:
