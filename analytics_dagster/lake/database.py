@@ -22,6 +22,9 @@ T = TypeVar("T")
 HEAD_REVISION = "0001"
 """Newest migration; a test holds it to the folder `migrations/versions`."""
 
+VERSION_TABLE = "analytics_migration"
+"""Where Alembic notes it. Not `alembic_version`: on PostgreSQL that one is Dagster's, in the same database."""
+
 _TRIES = 60
 _LONGEST_PAUSE = 0.25
 
@@ -91,9 +94,9 @@ class Database:
         import sqlalchemy as sa
 
         with self._engine.connect() as connection:
-            if not sa.inspect(connection).has_table("alembic_version"):
+            if not sa.inspect(connection).has_table(VERSION_TABLE):
                 return None
-            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
 
     def _once(self, change: Callable[[sa.Connection], T]) -> T:
         with self._engine.connect().execution_options(writes=True) as connection, connection.begin():

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from analytics_dagster.errors import IntegrityError
-from analytics_dagster.lake.database import HEAD_REVISION, Database
+from analytics_dagster.lake.database import HEAD_REVISION, VERSION_TABLE, Database
 from analytics_dagster.lake.migrations import config
 from analytics_dagster.lake.state_tables import cursors, metadata, sequences, tenants
 
@@ -22,7 +22,7 @@ def test_the_migrations_make_exactly_the_declared_tables(database: Database) -> 
     from alembic.migration import MigrationContext
 
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
 
@@ -40,7 +40,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
-    database.write(lambda c: c.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
+    database.write(lambda c: c.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")))
     with pytest.raises(IntegrityError, match="newer than this code"):
         database.migrate()
 
