@@ -1,0 +1,1 @@
+"""What the documentation claims, measured; each module prints one table, `python -m benchmarks` runs them all."""
