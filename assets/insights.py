@@ -4,12 +4,18 @@ import dagster as dg
 
 from analytics_dagster.insights.page import INSIGHTS
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
-from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.metadata import (
+    add_partition_counts,
+    add_to_newest,
+    column_schema,
+    kpi_lineage,
+    tenant_day_table,
+)
 from analytics_dagster.orchestration.model_steps import build_insights
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import insights_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
-from assets.models import FAMILY_KEYS
+from assets.models import FAMILIES, FAMILY_KEYS
 from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 
@@ -26,7 +32,10 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
     owners=OWNERS,
     kinds={"deltalake", "altair"},
     tags={"layer": "insights"},
-    metadata={"dagster/column_schema": column_schema(INSIGHTS)},
+    metadata={
+        "dagster/column_schema": column_schema(INSIGHTS),
+        "dagster/column_lineage": kpi_lineage(FAMILIES, ("claim", "change", "score", "drivers", "page")),
+    },
     partitions_def=DAYS,
     backfill_policy=BACKFILL,
     retry_policy=RETRY,

@@ -4,7 +4,13 @@ import dagster as dg
 
 from analytics_dagster.ml.anomaly import ANOMALIES
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
-from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.metadata import (
+    add_partition_counts,
+    add_to_newest,
+    column_schema,
+    kpi_lineage,
+    tenant_day_table,
+)
 from analytics_dagster.orchestration.model_steps import build_anomalies
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import anomaly_metadata
@@ -12,7 +18,8 @@ from analytics_dagster.orchestration.resources import Platform, TenantScope
 from analytics_dagster.orchestration.tables import catalogue
 from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
-FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(None).families]
+FAMILIES = catalogue(None).families
+FAMILY_KEYS = [dg.AssetKey(family.asset.split("/")) for family in FAMILIES]
 
 
 @dg.asset(
@@ -23,7 +30,10 @@ FAMILY_KEYS = [dg.AssetKey(["aggregates", family.name]) for family in catalogue(
     owners=OWNERS,
     kinds={"deltalake", "scikitlearn"},
     tags={"layer": "models"},
-    metadata={"dagster/column_schema": column_schema(ANOMALIES)},
+    metadata={
+        "dagster/column_schema": column_schema(ANOMALIES),
+        "dagster/column_lineage": kpi_lineage(FAMILIES, ("value", "score", "anomaly", "expected", "lo", "hi")),
+    },
     partitions_def=DAYS,
     backfill_policy=BACKFILL,
     retry_policy=RETRY,

@@ -5,7 +5,13 @@ import dagster as dg
 from analytics_dagster.lake.schemas import EVENT_TABLES
 from analytics_dagster.orchestration.build import build_scorecard
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
-from analytics_dagster.orchestration.metadata import add_partition_counts, add_to_newest, column_schema, tenant_day_table
+from analytics_dagster.orchestration.metadata import (
+    add_partition_counts,
+    add_to_newest,
+    column_schema,
+    tenant_day_table,
+    verdict_lineage,
+)
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import quality_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
@@ -21,7 +27,10 @@ from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshnes
     owners=OWNERS,
     kinds={"deltalake", "greatexpectations"},
     tags={"layer": "quality"},
-    metadata={"dagster/column_schema": column_schema(SCORECARD)},
+    metadata={
+        "dagster/column_schema": column_schema(SCORECARD),
+        "dagster/column_lineage": verdict_lineage(EVENT_TABLES, ("passed", "observed", "finding", "check_score", "score")),
+    },
     partitions_def=DAYS,
     backfill_policy=BACKFILL,
     retry_policy=RETRY,

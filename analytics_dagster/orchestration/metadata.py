@@ -13,8 +13,9 @@ import dagster as dg
 
 from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.lake.schemas import BY_NAME, TableSchema
-from analytics_dagster.metrics.declarations import Family
+from analytics_dagster.metrics.declarations import Family, leaves
 from analytics_dagster.orchestration.partitions import DayRange
+from analytics_dagster.quality.suites import suite_of
 
 # Rows of the tenant x day table in the UI: more is not read there, and each is about 300 bytes of event log.
 MOST_ROWS = 30
@@ -58,6 +59,39 @@ def family_lineage(family: Family) -> dg.TableColumnLineage:
         origins = scalar(measure.expr, source).columns
         columns |= {state.name: origins for state in measure.columns}
     return column_lineage(["raw", family.source], columns)
+
+
+def kpi_lineage(families: Iterable[Family], columns: Iterable[str]) -> dg.TableColumnLineage:
+    """Lineage of what is made from KPI series: `ts`, and `columns`, which rest on the state of every KPI's measures."""
+    time: list[dg.TableColumnDep] = []
+    figures: list[dg.TableColumnDep] = []
+    for family in families:
+        measures = {leaf.measure for metric in family.metrics if metric.kpi for leaf in leaves(metric.formula)}
+        key = dg.AssetKey(family.asset.split("/"))
+        states = [state.name for name in sorted(measures) for state in family.measure(name).columns]
+        time += [dg.TableColumnDep(asset_key=key, column_name="ts")] if states else []
+        figures += [dg.TableColumnDep(asset_key=key, column_name=name) for name in states]
+    return dg.TableColumnLineage({"ts": time, **dict.fromkeys(columns, figures)})
+
+
+def verdict_lineage(tables: Iterable[TableSchema], columns: Iterable[str]) -> dg.TableColumnLineage:
+    """Lineage of verdicts: `ts`, and `columns`, which rest on the raw columns that the tables' checks read."""
+    time: list[dg.TableColumnDep] = []
+    facts: list[dg.TableColumnDep] = []
+    for table in tables:
+        key = dg.AssetKey(table.path.split("/"))
+        time.append(dg.TableColumnDep(asset_key=key, column_name="ts"))
+        facts += [dg.TableColumnDep(asset_key=key, column_name=name) for name in sorted(_read_by_checks(table))]
+    return dg.TableColumnLineage({"ts": time, **dict.fromkeys(columns, facts)})
+
+
+def _read_by_checks(table: TableSchema) -> set[str]:
+    import sqlglot
+    from sqlglot import exp
+
+    snippets = {sql for check in suite_of(table).checks for sql in (check.bad, check.among, *check.group) if sql}
+    named = {column.name for sql in snippets for column in sqlglot.parse_one(sql, dialect="duckdb").find_all(exp.Column)}
+    return named & {column.name for column in table.columns}
 
 
 def tenant_day_table(publications: Sequence[Publication], links: str) -> dg.TableMetadataValue:
