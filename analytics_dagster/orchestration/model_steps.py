@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from analytics_dagster.insights.series import Series
 from analytics_dagster.clock import yesterday
+from analytics_dagster.insights.series import Series
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.content import rows_content
 from analytics_dagster.lake.lake import TenantLake
