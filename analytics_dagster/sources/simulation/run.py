@@ -249,11 +249,14 @@ def _store(installation: Installation, task: _Task, tables: dict[str, pa.Table])
 
     def append(name: str) -> int:
         schema = BY_NAME[name]
-        # A catalogue row is new only if it differs from the last one of its key; that is for landing to find out.
-        unique = task.fresh and schema.time is not None
+        # A catalogue row is new only if it differs from the last one of its key, which landing finds out; in a tenant that
+        # has no catalogue yet every row is.
+        unique = task.fresh and (schema.time is not None or task.whole_catalogue)
         return installation.landing.append(tenant, schema, tables[name], task.arrival, unique=unique).kept
 
-    kept = {name: append(name) for name in tables}
+    # Plays take as long as all other tables together.
+    with ThreadPoolExecutor(2, thread_name_prefix="store") as threads:
+        kept = dict(zip(tables, threads.map(append, tables), strict=True))
     for day in task.days:
         installation.landing.complete(tenant, f"{task.population.parameters.arrival_prefix}{day}")
     return kept
