@@ -65,6 +65,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
         status = app(given, standalone_mode=False)
     except AnalyticsError as error:
         _fail(str(error))
+    except typer.TyperException as error:
+        # A wrong verb, option or value. The message is empty where the help was just printed (`analytics` alone).
+        if not (message := error.format_message()):
+            sys.exit(2)
+        where = getattr(error, "ctx", None)
+        _fail(f"{message.rstrip('.')}; see `{where.command_path if where else 'analytics'} --help`")
     except typer.Abort:
         _fail("stopped")
     except KeyboardInterrupt:
