@@ -62,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
     given = home_first(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        status = app(given, standalone_mode=False)
+        status = app(given, standalone_mode=False, prog_name="analytics")
     except AnalyticsError as error:
         _fail(str(error))
     except typer.TyperException as error:
