@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from analytics_dagster.errors import NotFoundError
 from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.settings import Settings
 
@@ -30,11 +29,12 @@ class TenantScope(dg.ConfigurableResource[Any]):
     tenants: list[str] = Field(default_factory=list, description="Tenant ids; empty: all active tenants.")
 
     def of(self, installation: Installation) -> list[str]:
-        """Raises NotFoundError when a tenant that was named is not active."""
+        """Raises Failure, which is not tried again, when a tenant that was named is not active."""
         active = installation.tenants.active()
         unknown = sorted(set(self.tenants) - set(active))
         if unknown:
-            raise NotFoundError(f"no active tenant {', '.join(unknown)}; `analytics tenant list` shows those there are")
+            said = f"no active tenant {', '.join(unknown)}; `analytics tenant list` shows those there are"
+            raise dg.Failure(said, allow_retries=False)
         return [tenant for tenant in active if not self.tenants or tenant in self.tenants]
 
 
