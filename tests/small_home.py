@@ -36,6 +36,9 @@ TENANTS = ("aurora", "borealis")
 BROKEN_DAY = dt.date(2026, 3, 1)
 OLD_DAY = dt.date(2026, 2, 26)
 
+# No daemon runs here that could start a failed run again.
+NO_RETRY = {"dagster/max_retries": "0"}
+
 
 @dataclass(frozen=True)
 class Home:
@@ -62,7 +65,7 @@ class Home:
         return self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(path.split("/")) for path in assets] or None,
-            tags=DayRange(first, last).tags,
+            tags={**DayRange(first, last).tags, **NO_RETRY},
             run_config={**scope_config(list(tenants)), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
@@ -88,8 +91,11 @@ def opened(path: Path) -> Iterator[Home]:
     kept = dict(os.environ)
     installation = open_installation(Settings.from_environment(path), create=False)
     instance = open_instance(installation.settings)
+    definitions = build_definitions(resources={"platform": Platform(home=str(path))})
+    # Now, while Dagster's idea of the current instance is this one: it does not bear several that overlap.
+    definitions.get_repository_def()
     try:
-        yield Home(path, installation, build_definitions(resources={"platform": Platform(home=str(path))}), instance)
+        yield Home(path, installation, definitions, instance)
     finally:
         instance.dispose()
         installation.database.dispose()

@@ -271,7 +271,8 @@ def test_a_run_for_one_tenant_leaves_the_others_as_they_were(copied: Copied, lan
         refused = home.attempt("raw/subscriptions", first=LAST, last=LAST, tenants=["nobody"])
         assert not refused.success
         [failure] = [e for e in refused.all_events if e.is_step_failure]
-        assert "no active tenant nobody" in str(failure.step_failure_data.error)
+        assert "no active tenant nobody" in str(failure.step_failure_data.user_failure_data)
+        assert retries(home) == []
 
 
 def test_days_before_a_tenants_first_arrival_are_not_published(copied: Copied, landed_home: Path) -> None:
