@@ -8,9 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-# In beta by name and unchanged since 1.5 and 1.8; every asset would print them once.
+# In beta by name and unchanged since 1.5 and 1.8; every asset would print them once, and every selection by group or tag.
 for _beta in (
-    "Parameter `(backfill_policy|owners)`",
+    "Parameter `(backfill_policy|owners|include_sources)`",
     "Function `with_source_code_references`",
     "Class `(LocalFile)?CodeReference",
 ):

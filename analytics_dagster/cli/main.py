@@ -15,7 +15,7 @@ import typer
 from analytics_dagster import __version__
 from analytics_dagster.cli import doctor, importing, materialize, query, rules, simulate, tenant, up
 from analytics_dagster.cli.context import Invocation
-from analytics_dagster.errors import AnalyticsError
+from analytics_dagster.errors import AnalyticsError, UserError
 
 app = typer.Typer(
     name="analytics",
@@ -60,8 +60,8 @@ app.command("doctor")(doctor.doctor)
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    given = home_first(list(sys.argv[1:] if arguments is None else arguments))
     try:
+        given = home_first(list(sys.argv[1:] if arguments is None else arguments))
         status = app(given, standalone_mode=False, prog_name="analytics")
     except AnalyticsError as error:
         _fail(str(error))
@@ -83,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def home_first(arguments: list[str]) -> list[str]:
-    """Move `--home DIR` to the front, so that it may stand behind the verb too."""
+    """Move `--home DIR` to the front, so that it may stand behind the verb too. Raises UserError when DIR is missing."""
     front: list[str] = []
     rest: list[str] = []
     waiting = iter(arguments)
@@ -91,7 +91,10 @@ def home_first(arguments: list[str]) -> list[str]:
         if argument == "--":
             rest += [argument, *waiting]
         elif argument == "--home":
-            front = [argument, *([value] if (value := next(waiting, None)) is not None else [])]
+            value = next(waiting, None)
+            if value is None:
+                raise UserError("--home needs the folder of an installation: --home DIR")
+            front = [argument, value]
         elif argument.startswith("--home="):
             front = [argument]
         else:

@@ -110,11 +110,6 @@ class Publications:
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(query)]
 
-    def open_days(self, tenant: str, asset: str, first: dt.date, last: dt.date) -> set[dt.date]:
-        """The days of `asset` that are published for this tenant and that no critical check closed."""
-        rows = self.of(tenant=tenant, asset=asset, first=first, last=last)
-        return {row.day for row in rows if row.status is Status.PUBLISHED}
-
     def newest_day(self, tenant: str, asset: str) -> dt.date | None:
         """Newest day of `asset` that holds rows for this tenant."""
         found = [n.day for n in self.newest_days(asset) if n.tenant == tenant and n.asset == asset]

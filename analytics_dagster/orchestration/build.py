@@ -114,10 +114,12 @@ def build_aggregates(
 
     def compute(lake: TenantLake) -> list[Publication]:
         since = max(first, first_arrival(installation.database, lake.tenant, source.name) or first)
-        open_days = installation.publications.open_days(lake.tenant, source.path, since, last)
-        skip = frozenset(days_between(since, last)) - open_days
+        raw = installation.publications.of(tenant=lake.tenant, asset=source.path, first=since, last=last)
+        inputs = {p.day: p.sequence for p in raw if p.status is Status.PUBLISHED}
+        skip = frozenset(days_between(since, last)) - inputs.keys()
         aggregate_days(lake, family, first, last, stream_ms=stream_ms, skip=skip)
-        return publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
+        made = publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
+        return [replace(p, input_id=inputs[p.content.day]) for p in made]
 
     results = for_each_tenant(installation, with_landing(installation, source, tenants), compute, log)
     made = [p for publications in results.made.values() for p in publications]

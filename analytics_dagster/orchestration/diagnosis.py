@@ -13,12 +13,12 @@ from importlib.metadata import version
 
 from analytics_dagster.alerts.rules import Level as ProblemLevel
 from analytics_dagster.clock import yesterday
-from analytics_dagster.errors import DeclarationError, UserError
-from analytics_dagster.ingest.raw import stale_days
+from analytics_dagster.errors import AnalyticsError, DeclarationError, UserError
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake import schemas
 from analytics_dagster.lake.publications import Status
 from analytics_dagster.orchestration import alerting
+from analytics_dagster.orchestration.staleness import stale_tenant_days
 from analytics_dagster.orchestration.tables import catalogue
 
 # Below this Delta commits and SQLite's journal may fail in the middle of a day's run.
@@ -54,7 +54,24 @@ def diagnose(installation: Installation) -> list[Finding]:
         _quarantine,
         _dagster,
     )
-    return [finding for look in looks for finding in look(installation)]
+    return [finding for look in looks for finding in _looked(look, installation)]
+
+
+def _looked(look: Callable[[Installation], Iterator[Finding]], installation: Installation) -> list[Finding]:
+    """What one look found. What it cannot even read is a finding too, and no reason not to look at the rest."""
+    import duckdb
+    from deltalake.exceptions import DeltaError
+
+    found: list[Finding] = []
+    about = look.__name__.removeprefix("_")
+    try:
+        found.extend(look(installation))
+    except AnalyticsError as error:
+        found.append(Finding(Level.PROBLEM, about, str(error)))
+    except (DeltaError, duckdb.Error, OSError) as error:
+        said = str(error).partition("\n")[0]
+        found.append(Finding(Level.PROBLEM, about, f"cannot be read: {said}", "put back a copy of the files that it names"))
+    return found
 
 
 def _python(_: Installation) -> Iterator[Finding]:
@@ -126,7 +143,7 @@ def _outbox(installation: Installation) -> Iterator[Finding]:
 
 
 def _freshness(installation: Installation) -> Iterator[Finding]:
-    stale = stale_days(installation.database, tuple(installation.tenants.active()))
+    stale = stale_tenant_days(installation, installation.tenants.active())
     if stale:
         days = sum(len(s.days) for s in stale)
         yield Finding(

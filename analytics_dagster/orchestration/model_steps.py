@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from analytics_dagster.clock import yesterday
 from analytics_dagster.insights.series import Series
 from analytics_dagster.installation import Installation
-from analytics_dagster.lake.content import rows_content
+from analytics_dagster.lake.content import EMPTY_HASH, DayContent, rows_content
 from analytics_dagster.lake.lake import TenantLake
 from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.kpi_series import kpi_series
+from analytics_dagster.orchestration.staleness import newest_figure
 from analytics_dagster.orchestration.tables import catalogue
 from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
 
@@ -122,12 +123,13 @@ def build_insights(installation: Installation, tenants: Sequence[str], day: dt.d
     declared = catalogue(installation.settings.analytics_metrics)
 
     def write(lake: TenantLake) -> list[Publication]:
+        seen = newest_figure(installation.database, lake.tenant)
         first = day - dt.timedelta(days=HISTORY_DAYS)
         horizon = dt.timedelta(days=installation.settings.trend_forecast_horizon)
         with DayReader(lake, declared, first, day) as reader:
             series = kpi_series(reader, declared, split_from=first)
             if not series:
-                return []
+                return [Publication(lake.tenant, INSIGHTS.path, DayContent(day, 0, EMPTY_HASH), input_id=seen)]
             page = daily_insights(
                 lake.tenant,
                 day,
@@ -137,7 +139,7 @@ def build_insights(installation: Installation, tenants: Sequence[str], day: dt.d
                 checks=_checks(installation, lake, day),
             )
         lake.table(INSIGHTS).overwrite_days(page.rows(), day, day)
-        return publications_of(lake, INSIGHTS, INSIGHTS.path, day, day)
+        return publications_of(lake, INSIGHTS, INSIGHTS.path, day, day, input_id=seen)
 
     return _built(installation, INSIGHTS.path, tenants, write, run_id, log)
 

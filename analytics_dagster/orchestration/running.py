@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.clock import yesterday
 from analytics_dagster.errors import NotFoundError, UserError
-from analytics_dagster.ingest.raw import first_arrival, stale_days
+from analytics_dagster.ingest.raw import first_arrival
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.schemas import CATALOGUE_TABLES, EVENT_TABLES, FIRST_DAY
 from analytics_dagster.orchestration.build import with_landing
 from analytics_dagster.orchestration.planning import MODEL_ASSETS, SCORECARD, PlannedRun, plan_runs, split_models
+from analytics_dagster.orchestration.staleness import stale_tenant_days
 from analytics_dagster.orchestration.tables import family_sources
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def plan(installation: Installation, request: Request, definitions: dg.Definitio
 def stale_plan(installation: Installation, request: Request) -> list[PlannedRun]:
     """The runs that bring every day with new rows up to date; none where there is none."""
     tenants = _tenants(installation, request.tenants)
-    stale = stale_days(installation.database, tuple(tenants))
-    runs = plan_runs(stale, family_sources(installation.settings.analytics_metrics))
+    runs = plan_runs(stale_tenant_days(installation, tenants), family_sources(installation.settings.analytics_metrics))
     return _with_catalogue(installation, runs, tenants)
 
 

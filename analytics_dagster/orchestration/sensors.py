@@ -10,12 +10,13 @@ import datetime as dt
 import dagster as dg
 
 from analytics_dagster.clock import yesterday
-from analytics_dagster.ingest.raw import Arrived, arrivals_after, stale_days
+from analytics_dagster.ingest.raw import Arrived, arrivals_after
 from analytics_dagster.orchestration import alerting
 from analytics_dagster.orchestration.jobs import materialize_days, notify, simulate_demo
 from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.orchestration.planning import PlannedRun, plan_runs
 from analytics_dagster.orchestration.resources import Platform, scope_config
+from analytics_dagster.orchestration.staleness import stale_tenant_days
 from analytics_dagster.orchestration.tables import family_sources
 
 ARRIVALS_TAG = "analytics/arrivals"
@@ -51,7 +52,7 @@ def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> 
     installation = platform.open()
     after = int(context.cursor) if context.cursor else 0
     arrived = arrivals_after(installation.database, after)
-    stale = stale_days(installation.database, tuple(installation.tenants.active()))
+    stale = stale_tenant_days(installation, installation.tenants.active())
     requests, waiting = [], []
     for plan in plan_runs(stale, family_sources(installation.settings.analytics_metrics)):
         reason = _why_not(context.instance, plan)

@@ -48,12 +48,6 @@ def test_many_days_are_written_in_chunks_and_all_arrive(publications: Publicatio
     assert len({p.sequence for p in publications.of()}) == 2_345
 
 
-def test_open_days_are_those_that_are_published_and_not_gated_for_that_tenant(publications: Publications) -> None:
-    publications.record([published(status=Status.GATED), published(tenant="other")], "run")
-    assert publications.open_days("acme", "raw/plays", DAY, DAY) == set()
-    assert publications.open_days("other", "raw/plays", DAY, DAY + dt.timedelta(days=1)) == {DAY}
-
-
 def test_the_newest_day_is_the_newest_with_rows(publications: Publications) -> None:
     empty = Publication("acme", "raw/plays", DayContent(DAY + dt.timedelta(days=1), 0, "e"))
     publications.record([published(), empty], "run")

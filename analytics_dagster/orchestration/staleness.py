@@ -1,0 +1,91 @@
+"""Which tenant-days are not up to date: rows that no raw day contains, raw days that no figure contains, figures that no page
+has seen. What a killed run left undone is found here, because nothing is remembered but `publications`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from analytics_dagster.ingest.raw import StaleDays, newest_note, stale_days
+from analytics_dagster.installation import Installation
+from analytics_dagster.lake.database import Database
+from analytics_dagster.lake.publications import Status
+from analytics_dagster.orchestration.tables import family_sources
+
+LAST_ASSET = "insights/daily"
+"""The end of the graph. Its `input_id` is the newest sequence of a figure that its page could see."""
+
+
+def stale_tenant_days(installation: Installation, tenants: Sequence[str]) -> list[StaleDays]:
+    """Everything that has to be computed, by tenant and raw table."""
+    database, families = installation.database, family_sources(installation.settings.analytics_metrics)
+    stale: dict[tuple[str, str], set[dt.date]] = {}
+    for found in stale_days(database, tuple(tenants)):
+        stale.setdefault((found.tenant, found.table), set()).update(found.days)
+    for tenant, source, day in [*_without_figures(database, families, tenants), *_without_page(database, families, tenants)]:
+        stale.setdefault((tenant, source), set()).add(day)
+    return [
+        StaleDays(tenant, table, tuple(sorted(days)), newest_note(database, tenant, table))
+        for (tenant, table), days in sorted(stale.items())
+    ]
+
+
+def newest_figure(database: Database, tenant: str) -> int:
+    """Newest sequence of this tenant's figures; read it before reading them."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import publications
+
+    figures = publications.c.asset.startswith("aggregates/", autoescape=True)
+    query = sa.select(sa.func.max(publications.c.sequence)).where(publications.c.tenant == tenant, figures)
+    with database.read() as connection:
+        return int(connection.execute(query).scalar() or 0)
+
+
+def _without_figures(
+    database: Database, families: Sequence[tuple[str, str]], tenants: Sequence[str]
+) -> list[tuple[str, str, dt.date]]:
+    """Raw days that are published and newer than the figures made of them. A closed gate keeps the figures it had."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import publications
+
+    found: list[tuple[str, str, dt.date]] = []
+    with database.read() as connection:
+        for source, asset in families:
+            raw, figure = publications.alias("raw"), publications.alias("figure")
+            same_day = sa.and_(figure.c.tenant == raw.c.tenant, figure.c.day == raw.c.day, figure.c.asset == asset)
+            query = (
+                sa.select(raw.c.tenant, raw.c.day)
+                .outerjoin_from(raw, figure, same_day)
+                .where(raw.c.asset == f"raw/{source}", raw.c.status == Status.PUBLISHED, raw.c.tenant.in_(tenants))
+                .where(sa.or_(figure.c.day.is_(None), figure.c.input_id < raw.c.sequence))
+            )
+            found += [(tenant, source, day) for tenant, day in connection.execute(query)]
+    return found
+
+
+def _without_page(
+    database: Database, families: Sequence[tuple[str, str]], tenants: Sequence[str]
+) -> list[tuple[str, str, dt.date]]:
+    """Figures that changed after the tenant's last page was written."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import publications
+
+    source_of = {asset: source for source, asset in families}
+    seen = (
+        sa.select(publications.c.tenant, sa.func.max(publications.c.input_id).label("seen"))
+        .where(publications.c.asset == LAST_ASSET)
+        .group_by(publications.c.tenant)
+        .subquery()
+    )
+    query = (
+        sa.select(publications.c.tenant, publications.c.asset, publications.c.day)
+        .outerjoin_from(publications, seen, seen.c.tenant == publications.c.tenant)
+        .where(publications.c.asset.in_(source_of), publications.c.tenant.in_(tenants))
+        .where(sa.or_(seen.c.seen.is_(None), publications.c.sequence > seen.c.seen))
+    )
+    with database.read() as connection:
+        return [(tenant, source_of[asset], day) for tenant, asset, day in connection.execute(query)]
