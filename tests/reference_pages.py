@@ -89,13 +89,13 @@ SETTINGS_NOTES = """\
 """
 ASSETS_INTRO = """\
 Daily partitions are UTC days from 2005-01-01 to yesterday. All tenants of a day, or of a range of days, are computed in one step;
-each table is one pool, so two runs never write it at once. Every asset but landing is checked by `every_tenant_was_computed`, which
-fails and names the tenants that could not be computed. Columns are described on the asset's page in the Dagster UI and in
+each table is one pool, so two runs never write it at once. Every asset but landing is checked by `every_tenant_was_computed`,
+which fails and names the tenants that could not be computed. Columns are described on the asset's page in the Dagster UI and in
 [tables](tables.md).
 """
 TABLES_INTRO = """\
 The columns of what arrives, as they are in `raw/<table>` and, with our own column names, in files for
-[import](formats.md#our-own-columns). Times are UTC with microseconds. `landing/<table>` has the same columns and those of an arrival.
+[import](formats.md#our-own-columns). Times are UTC with microseconds. `landing/<table>` has these columns and those of an arrival.
 Columns of aggregates follow from the [declared metrics](metrics.md); those of models, forecasts and insights are in
 [models](models.md), and where the tables lie in [storage](storage.md).
 """
