@@ -156,8 +156,13 @@ class Table:
 
     def _open(self) -> DeltaTable:
         from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
 
-        return DeltaTable(self.uri, storage_options=dict(self._storage_options))
+        try:
+            return DeltaTable(self.uri, storage_options=dict(self._storage_options))
+        except DeltaError as error:
+            said = str(error).partition("\n")[0]
+            raise IntegrityError(f"{self.uri} cannot be opened: {said}; put back a copy of its folder _delta_log") from error
 
     def _write(self, data: ArrowRows, *, mode: Literal["append", "overwrite"], predicate: str | None) -> None:
         from deltalake import ColumnProperties, WriterProperties, write_deltalake

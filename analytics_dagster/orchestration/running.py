@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fnmatch
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -210,4 +211,7 @@ def _root_cause(event: dg.DagsterEvent) -> str:
     error = event.step_failure_data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return error.message.strip().splitlines()[0] if error is not None and error.message.strip() else "unknown cause"
+    if error is None or not error.message.strip():
+        return "unknown cause"
+    # Dagster puts the class before the message, which of our own errors says nothing to a user.
+    return re.sub(r"^analytics_dagster\.[\w.]+: ", "", error.message.strip().splitlines()[0])

@@ -70,6 +70,7 @@ def for_each_tenant(
     workers = at_once or min(installation.settings.parallel_workers, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="tenant") as threads:
         list(threads.map(one, tenants))
+    failed = dict(sorted(failed.items()))  # threads end in any order, and messages should not
     if failed and not made:
         details = "; ".join(f"{tenant}: {reason}" for tenant, reason in failed.items())
         raise EveryTenantFailedError(f"no tenant could be computed: {details}")
