@@ -212,8 +212,15 @@ def test_days_that_stay_stale_are_tried_twice_and_then_left_to_a_person(here: Ti
 
 def test_materialized_days_are_up_to_date(here: Ticking) -> None:
     here.land(DAY, days=2)
-    here.materialize(*FIGURES, first=DAY, last=DAY + dt.timedelta(days=1))
+    here.materialize(*FIGURES, "insights/daily", first=DAY, last=DAY + dt.timedelta(days=1))
     assert said(here.tick(arrivals_sensor)) == "every day is up to date"
+
+
+def test_figures_that_no_page_has_seen_are_not_up_to_date(here: Ticking) -> None:
+    here.land(DAY)
+    here.materialize(*FIGURES, first=DAY, last=DAY)
+    [request] = requests(here.tick(arrivals_sensor))
+    assert dg.AssetKey(["insights", "daily"]) in (request.asset_selection or ())
 
 
 # --- failed runs
