@@ -10,11 +10,9 @@ from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.orchestration.build import build_aggregates
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
-    add_partition_counts,
-    add_to_newest,
     column_schema,
     family_lineage,
-    tenant_day_table,
+    report_range,
 )
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import family_pictures
@@ -59,17 +57,8 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
         built = build_aggregates(
             installation, family, source, scope.of(installation), days.first, days.last, context.run.run_id, context.log
         )
-        add_partition_counts(context, built.publications)
-        add_to_newest(
-            context,
-            days,
-            {
-                **family_pictures(installation, family, built.tenants, days.last),
-                "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{days_table.path}",
-                "dagster/row_count": built.rows,
-                "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-                "seconds": built.seconds,
-            },
+        report_range(
+            context, installation, days, built, days_table, family_pictures(installation, family, built.tenants, days.last)
         )
         yield dg.MaterializeResult()
         yield built_result(built)

@@ -5,11 +5,9 @@ import dagster as dg
 from analytics_dagster.ml.forecast import FORECASTS
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
-    add_partition_counts,
-    add_to_newest,
     column_schema,
     kpi_lineage,
-    tenant_day_table,
+    report_range,
 )
 from analytics_dagster.orchestration.model_steps import build_forecasts
 from analytics_dagster.orchestration.partitions import DAYS, day_range
@@ -42,18 +40,7 @@ def kpi(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScop
     installation = platform.open()
     days = day_range(context)
     built = build_forecasts(installation, scope.of(installation), days.last, context.run.run_id, context.log)
-    add_partition_counts(context, built.publications)
-    add_to_newest(
-        context,
-        days,
-        {
-            **forecast_metadata(installation, built.tenants, days.last),
-            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{FORECASTS.path}",
-            "dagster/row_count": built.rows,
-            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-            "seconds": built.seconds,
-        },
-    )
+    report_range(context, installation, days, built, FORECASTS, forecast_metadata(installation, built.tenants, days.last))
     yield dg.MaterializeResult()
     yield built_result(built)
 

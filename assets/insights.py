@@ -5,11 +5,9 @@ import dagster as dg
 from analytics_dagster.insights.page import INSIGHTS
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
-    add_partition_counts,
-    add_to_newest,
     column_schema,
     kpi_lineage,
-    tenant_day_table,
+    report_range,
 )
 from analytics_dagster.orchestration.model_steps import build_insights
 from analytics_dagster.orchestration.partitions import DAYS, day_range
@@ -47,18 +45,7 @@ def daily(context: dg.AssetExecutionContext, platform: Platform, scope: TenantSc
     installation = platform.open()
     days = day_range(context)
     built = build_insights(installation, scope.of(installation), days.last, context.run.run_id, context.log)
-    add_partition_counts(context, built.publications)
-    add_to_newest(
-        context,
-        days,
-        {
-            **insights_metadata(installation, built.tenants, days.last),
-            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{INSIGHTS.path}",
-            "dagster/row_count": built.rows,
-            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-            "seconds": built.seconds,
-        },
-    )
+    report_range(context, installation, days, built, INSIGHTS, insights_metadata(installation, built.tenants, days.last))
     yield dg.MaterializeResult()
     yield built_result(built)
 

@@ -5,11 +5,9 @@ import dagster as dg
 from analytics_dagster.ml.anomaly import ANOMALIES
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
-    add_partition_counts,
-    add_to_newest,
     column_schema,
     kpi_lineage,
-    tenant_day_table,
+    report_range,
 )
 from analytics_dagster.orchestration.model_steps import build_anomalies
 from analytics_dagster.orchestration.partitions import DAYS, day_range
@@ -45,18 +43,7 @@ def anomaly(context: dg.AssetExecutionContext, platform: Platform, scope: Tenant
     installation = platform.open()
     days = day_range(context)
     built = build_anomalies(installation, scope.of(installation), days.first, days.last, context.run.run_id, context.log)
-    add_partition_counts(context, built.publications)
-    add_to_newest(
-        context,
-        days,
-        {
-            **anomaly_metadata(installation, built.tenants, days.last),
-            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{ANOMALIES.path}",
-            "dagster/row_count": built.rows,
-            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-            "seconds": built.seconds,
-        },
-    )
+    report_range(context, installation, days, built, ANOMALIES, anomaly_metadata(installation, built.tenants, days.last))
     yield dg.MaterializeResult()
     yield built_result(built)
 

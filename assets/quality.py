@@ -6,10 +6,8 @@ from analytics_dagster.lake.schemas import EVENT_TABLES
 from analytics_dagster.orchestration.build import build_scorecard
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
-    add_partition_counts,
-    add_to_newest,
     column_schema,
-    tenant_day_table,
+    report_range,
     verdict_lineage,
 )
 from analytics_dagster.orchestration.partitions import DAYS, day_range
@@ -42,16 +40,8 @@ def scorecard(context: dg.AssetExecutionContext, platform: Platform, scope: Tena
     installation = platform.open()
     days = day_range(context)
     built = build_scorecard(installation, scope.of(installation), days.first, days.last, context.run.run_id, context.log)
-    add_partition_counts(context, built.publications)
-    add_to_newest(
-        context,
-        days,
-        {
-            **quality_metadata(installation, built.tenants, days.first, days.last),
-            "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{SCORECARD.path}",
-            "dagster/row_count": built.rows,
-            "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-        },
+    report_range(
+        context, installation, days, built, SCORECARD, quality_metadata(installation, built.tenants, days.first, days.last)
     )
     yield dg.MaterializeResult()
     yield built_result(built)

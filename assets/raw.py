@@ -4,19 +4,16 @@ A failed critical check closes the gate of that tenant's day (`publications`): a
 the step and never touches another tenant. Checks are evaluated once for all tenants and days of a run and name those that fail.
 """
 
-import datetime as dt
-
 import dagster as dg
 
 from analytics_dagster.lake.schemas import CATALOGUE_TABLES, EVENT_TABLES, TableSchema
 from analytics_dagster.orchestration.build import build_catalogue_tables, build_raw
 from analytics_dagster.orchestration.checks import BUILT_CHECK, built_check_spec, built_result, suite_check_specs, suite_results
 from analytics_dagster.orchestration.metadata import (
-    add_partition_counts,
-    add_to_newest,
     column_schema,
+    report_range,
     same_columns,
-    tenant_day_table,
+    summary,
 )
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.resources import Platform, TenantScope
@@ -52,18 +49,7 @@ def raw_asset(table: TableSchema) -> dg.AssetsDefinition:
         installation = platform.open()
         days = day_range(context)
         built = build_raw(installation, table, scope.of(installation), days.first, days.last, context.run.run_id, context.log)
-        add_partition_counts(context, built.publications)
-        links = installation.settings.analytics_public_url
-        add_to_newest(
-            context,
-            days,
-            {
-                "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{table.path}",
-                "dagster/row_count": built.rows,
-                "tenants": tenant_day_table(built.publications, links),
-                "seconds": built.seconds,
-            },
-        )
+        report_range(context, installation, days, built, table)
         yield dg.MaterializeResult()
         yield built_result(built)
         yield from suite_results(installation, table, built)
@@ -93,14 +79,7 @@ def catalogue_asset(table: TableSchema) -> dg.AssetsDefinition:
     def catalogue(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
         built = build_catalogue_tables(installation, table, scope.of(installation), context.run.run_id, context.log)
-        yield dg.MaterializeResult(
-            metadata={
-                "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{table.path}",
-                "dagster/row_count": built.rows,
-                "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
-                "read_at": dt.datetime.now(dt.UTC).isoformat(),
-            }
-        )
+        yield dg.MaterializeResult(metadata=summary(installation, built, table))
         yield built_result(built)
 
     return catalogue

@@ -11,9 +11,11 @@ from typing import Any
 
 import dagster as dg
 
+from analytics_dagster.installation import Installation
 from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.lake.schemas import BY_NAME, TableSchema
 from analytics_dagster.metrics.declarations import Family, leaves
+from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.quality.suites import suite_of
 
@@ -119,19 +121,32 @@ def tenant_day_table(publications: Sequence[Publication], links: str) -> dg.Tabl
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
-def add_partition_counts(context: dg.AssetExecutionContext, publications: Sequence[Publication]) -> None:
-    """`dagster/partition_row_count` on each day of the range: one small number, which the UI plots."""
+def report_range(
+    context: dg.AssetExecutionContext,
+    installation: Installation,
+    days: DayRange,
+    built: Built,
+    table: TableSchema,
+    shown: Mapping[str, Any] | None = None,
+) -> None:
+    """What a step says about the days it materialized: a row count on each, and on the newest one all there is to see.
+
+    `shown` are pictures and pages; they come first, because the table of tenants is long.
+    """
     totals: dict[dt.date, int] = {}
-    for p in publications:
+    for p in built.publications:
         totals[p.content.day] = totals.get(p.content.day, 0) + p.content.rows
     for day, rows in totals.items():
         context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=day.isoformat())
+    newest = {**(shown or {}), **summary(installation, built, table)}
+    context.add_asset_metadata(newest, partition_key=days.last.isoformat())
 
 
-def add_to_newest(context: dg.AssetExecutionContext, days: DayRange, metadata: Mapping[str, Any]) -> None:
-    """Metadata for the range's newest day only."""
-    context.add_asset_metadata(dict(metadata), partition_key=days.last.isoformat())
-
-
-def picture(svg_markdown: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(svg_markdown)
+def summary(installation: Installation, built: Built, table: TableSchema) -> dict[str, Any]:
+    """Address, rows, tenants and duration of what a step made."""
+    return {
+        "dagster/uri": f"{installation.settings.lake_root}/<tenant>/{table.path}",
+        "dagster/row_count": built.rows,
+        "tenants": tenant_day_table(built.publications, installation.settings.analytics_public_url),
+        "seconds": round(built.seconds, 2),
+    }
