@@ -39,9 +39,9 @@ clean: ## Remove .venv and caches; the data in .analytics stays
 
 # Extras stay in: pip 23 does not take `gql==4.0.0` with a hash for a package that asks for `gql[requests]`.
 lock: ## Resolve the dependencies again (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
 		--custom-compile-command "make lock" pyproject.toml --group build -o requirements/run.txt
-	uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
 		--custom-compile-command "make lock" pyproject.toml --group build --group dev -c requirements/run.txt -o requirements/dev.txt
 
 .venv/bin/python:
