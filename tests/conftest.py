@@ -55,9 +55,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     """A fresh database on it."""
     import sqlalchemy as sa
 
-    admin = sa.create_engine(
-        postgres_server.replace("postgresql://", "postgresql+psycopg2://"), isolation_level="AUTOCOMMIT"
-    )
+    admin = sa.create_engine(postgres_server.replace("postgresql://", "postgresql+psycopg2://"), isolation_level="AUTOCOMMIT")
     name = f"test_{uuid.uuid4().hex[:12]}"
     with admin.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
