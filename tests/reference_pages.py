@@ -95,8 +95,8 @@ which fails and names the tenants that could not be computed. Columns are descri
 """
 TABLES_INTRO = """\
 The columns of what arrives, as they are in `raw/<table>` and, with our own column names, in files for
-[import](formats.md#our-own-columns). Times are UTC with microseconds. `landing/<table>` has these columns and those of an arrival.
-Columns of aggregates follow from the [declared metrics](metrics.md); those of models, forecasts and insights are in
+[import](formats.md#our-own-columns). Times are UTC with microseconds. `landing/<table>` has these columns and an
+arrival's. Columns of aggregates follow from the [declared metrics](metrics.md); those of models, forecasts and insights are in
 [models](models.md), and where the tables lie in [storage](storage.md).
 """
 
