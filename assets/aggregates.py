@@ -17,7 +17,7 @@ from analytics_dagster.orchestration.metadata import (
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import family_pictures
 from analytics_dagster.orchestration.resources import Platform, TenantScope
-from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.orchestration.tables import graph_catalogue
 from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
 
@@ -66,6 +66,4 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
     return aggregate
 
 
-# The built-in catalogue: metrics of ANALYTICS_METRICS are queried, charted and alerted on, but reading the environment
-# while code loads would make the graph depend on who loads it.
-ASSETS = [aggregate_asset(family) for family in catalogue(None).families]
+ASSETS = [aggregate_asset(family) for family in graph_catalogue().families]

@@ -13,10 +13,10 @@ from analytics_dagster.orchestration.model_steps import build_anomalies
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import anomaly_metadata
 from analytics_dagster.orchestration.resources import Platform, TenantScope
-from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.orchestration.tables import graph_catalogue
 from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
-FAMILIES = catalogue(None).families
+FAMILIES = graph_catalogue().families
 FAMILY_KEYS = [dg.AssetKey(family.asset.split("/")) for family in FAMILIES]
 
 

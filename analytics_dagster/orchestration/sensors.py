@@ -17,7 +17,7 @@ from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.orchestration.planning import PlannedRun, plan_runs
 from analytics_dagster.orchestration.resources import Platform, scope_config
 from analytics_dagster.orchestration.staleness import stale_tenant_days
-from analytics_dagster.orchestration.tables import family_sources
+from analytics_dagster.orchestration.tables import family_sources, graph_catalogue
 
 ARRIVALS_TAG = "analytics/arrivals"
 
@@ -169,8 +169,8 @@ def _new_materializations(instance: dg.DagsterInstance, cursor: str | None) -> t
     """
     after = int(cursor) if cursor else None
     newest, count = after or 0, 0
-    for _, asset in family_sources(None):
-        key = dg.AssetKey(asset.split("/"))
+    for family in graph_catalogue().families:
+        key = dg.AssetKey(family.asset.split("/"))
         records = instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=key, after_storage_id=after), limit=1_000, ascending=after is not None
         ).records

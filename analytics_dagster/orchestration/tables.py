@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,14 @@ def catalogue(extra: Path | None) -> Catalogue:
     from analytics_dagster.metrics.load import load_catalogue
 
     return load_catalogue(extra)
+
+
+def graph_catalogue() -> Catalogue:
+    """What the graph is built from when code loads: the built-in metrics and those of ANALYTICS_METRICS, whose families need
+    assets as much as ours. The variable alone is read: loading must not depend on a home or on any other setting.
+    """
+    named = os.environ.get("ANALYTICS_METRICS")
+    return catalogue(Path(named) if named else None)
 
 
 def family_sources(extra: Path | None) -> list[tuple[str, str]]:
