@@ -145,12 +145,18 @@ def test_without_up_dagster_alone_pages_in_time(watched: Path, slack: Slack, tmp
         wait_for("the UI", lambda: answers(f"http://127.0.0.1:{port}/server_info"), READY_SECONDS, log)
         wait_for("the first judgement", lambda: is_judged(watched), 40, log)
         write_rules(watched, ratio=0.9, requests=15_000)
+        published = published_at(watched, "aurora")
         many_requests(watched, "aurora")
-        materialize(watched, *FIGURES, "--tenant", "aurora", "--from", str(LAST), "--to", str(LAST))
+        # Nobody materializes: the rows' own sensor asks for their day.
+        wait_for("the day's run", lambda: published_at(watched, "aurora") > published, 60, log)
         wait_for("a page", lambda: slack.about("Requests", "aurora"), DAGSTER_SECONDS, log)
         latency = slack.about("Requests", "aurora")[0] - published_at(watched, "aurora")
         print(f"\ndagster alone: told {latency:.2f} s after publishing")
         assert latency <= DAGSTER_SECONDS
+        with opened(watched) as found:
+            jobs = [run.job_name for run in found.instance.get_runs()]
+        assert jobs.count("materialize_days") == 1
+        assert jobs.count("notify") == 1
     assert len(slack.about("Requests", "aurora")) == 1
 
 
