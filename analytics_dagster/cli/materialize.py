@@ -51,7 +51,7 @@ def materialize(
         for line in result.lines:
             typer.echo(line)
         if result.error:
-            raise UserError(f"{run.first} to {run.last} did not materialize: {result.error}")
+            raise UserError(f"{run.when} did not materialize: {result.error}")
         failed_checks += len(result.failed_checks)
         for check in result.failed_checks:
             typer.echo(f"check failed: {check}")

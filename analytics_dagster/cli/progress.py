@@ -21,10 +21,9 @@ def materialize_progress(run: PlannedRun, draw: bool) -> Iterator[Callable[[str,
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        days = f"{run.first}" if run.first == run.last else f"{run.first} to {run.last}"
-        task = progress.add_task(days, total=len(run.assets))
+        task = progress.add_task(run.when, total=len(run.assets))
 
         def on_asset(asset: str, done: bool) -> None:
-            progress.update(task, description=f"{days}  {asset}", advance=1 if done else 0)
+            progress.update(task, description=f"{run.when}  {asset}", advance=1 if done else 0)
 
         yield on_asset

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analytics_dagster.ingest.raw import StaleDays
+from analytics_dagster.lake.schemas import CATALOGUE_TABLES
 
 # Days without arrivals between two stale days that are worth computing again to have one run and not two: a run costs 3 s,
 # a day of one tenant about 20 ms.
@@ -18,6 +19,7 @@ MODEL_DAYS = 366
 
 MODEL_ASSETS = ("models/anomaly", "forecasts/kpi", "insights/daily")
 SCORECARD = "quality/scorecard"
+_CATALOGUE = frozenset(table.path for table in CATALOGUE_TABLES)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class PlannedRun:
     assets: tuple[str, ...]
     newest: int = 0
     """Newest arrival note that the plan knows of; two plans with one number are about the same arrivals."""
+
+    @property
+    def when(self) -> str:
+        """Its days in words. Catalogue tables have none."""
+        if all(asset in _CATALOGUE for asset in self.assets):
+            return "the catalogue"
+        return f"{self.first} to {self.last}"
 
 
 def plan_runs(stale: Sequence[StaleDays], families: Iterable[tuple[str, str]]) -> list[PlannedRun]:
@@ -48,6 +57,14 @@ def plan_runs(stale: Sequence[StaleDays], families: Iterable[tuple[str, str]]) -
         figures = [f"raw/{t}" for t in tables] + [a for t in tables for a in by_source.get(t, ())] + [SCORECARD]
         runs += split_models(PlannedRun(first, last, tenants, tuple(figures) + MODEL_ASSETS, max(s.newest for s in touched)))
     return runs
+
+
+def plan_catalogue(stale: Sequence[StaleDays], day: dt.date) -> list[PlannedRun]:
+    """The run that brings catalogue tables up to date, none where they are. `day` is what its tags name; the tables have none."""
+    if not stale:
+        return []
+    assets = tuple(sorted({f"raw/{s.table}" for s in stale}))
+    return [PlannedRun(day, day, tuple(sorted({s.tenant for s in stale})), assets, max(s.newest for s in stale))]
 
 
 def split_models(run: PlannedRun) -> list[PlannedRun]:

@@ -16,8 +16,8 @@ from analytics_dagster.ingest.raw import first_arrival
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.schemas import CATALOGUE_TABLES, EVENT_TABLES, FIRST_DAY
 from analytics_dagster.orchestration.build import with_landing
-from analytics_dagster.orchestration.planning import MODEL_ASSETS, SCORECARD, PlannedRun, plan_runs, split_models
-from analytics_dagster.orchestration.staleness import stale_tenant_days
+from analytics_dagster.orchestration.planning import MODEL_ASSETS, SCORECARD, PlannedRun, plan_catalogue, plan_runs, split_models
+from analytics_dagster.orchestration.staleness import stale_catalogue, stale_tenant_days
 from analytics_dagster.orchestration.tables import family_sources
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def plan(installation: Installation, request: Request, definitions: dg.Definitio
     tenants = _tenants(installation, request.tenants)
     if request.first is None and request.last is None:
         runs = stale_plan(installation, request)
-        said = f"new rows in {', '.join(f'{run.first} to {run.last}' for run in runs)}"
+        said = f"new rows in {', '.join(run.when for run in runs)}"
         if not runs:
             newest = [n.day for n in installation.publications.newest_days("raw/") if n.tenant in tenants]
             if not newest:
-                return Plan((), "nothing has arrived yet; use `analytics import` or `analytics simulate`")
+                catalogue = any(with_landing(installation, table, tenants) for table in CATALOGUE_TABLES)
+                arrived = "the catalogue is up to date, and nothing else" if catalogue else "nothing"
+                return Plan((), f"{arrived} has arrived yet; use `analytics import` or `analytics simulate`")
             day = max(newest)
             runs, said = (
                 [_whole(installation, tenants, day, day)],
@@ -69,9 +71,11 @@ def plan(installation: Installation, request: Request, definitions: dg.Definitio
 
 
 def stale_plan(installation: Installation, request: Request) -> list[PlannedRun]:
-    """The runs that bring every day with new rows up to date; none where there is none."""
+    """The runs that bring every day, and the catalogue, with new rows up to date; none where there is none."""
     tenants = _tenants(installation, request.tenants)
     runs = plan_runs(stale_tenant_days(installation, tenants), family_sources(installation.settings.analytics_metrics))
+    if not runs:
+        return plan_catalogue(stale_catalogue(installation, tenants), yesterday(installation.clock))
     return _with_catalogue(installation, runs, tenants)
 
 
@@ -196,7 +200,7 @@ def _report(run: PlannedRun, result: dg.ExecuteInProcessResult) -> RunReport:
         for check in result.get_asset_check_evaluations()
         if not check.passed
     )
-    lines = (f"materialized {len(run.assets)} assets, {run.first} to {run.last}, {', '.join(run.tenants) or 'all tenants'}",)
+    lines = (f"materialized {len(run.assets)} assets, {run.when}, {', '.join(run.tenants) or 'all tenants'}",)
     if result.success:
         return RunReport(lines, failed)
     errors = [e for e in result.all_events if e.is_step_failure]

@@ -14,9 +14,9 @@ from analytics_dagster.ingest.raw import Arrived, arrivals_after
 from analytics_dagster.orchestration import alerting
 from analytics_dagster.orchestration.jobs import materialize_days, notify, simulate_demo
 from analytics_dagster.orchestration.partitions import DayRange
-from analytics_dagster.orchestration.planning import PlannedRun, plan_runs
+from analytics_dagster.orchestration.planning import PlannedRun, plan_catalogue, plan_runs
 from analytics_dagster.orchestration.resources import Platform, scope_config
-from analytics_dagster.orchestration.staleness import stale_tenant_days
+from analytics_dagster.orchestration.staleness import stale_catalogue, stale_tenant_days
 from analytics_dagster.orchestration.tables import family_sources, graph_catalogue
 
 ARRIVALS_TAG = "analytics/arrivals"
@@ -52,9 +52,10 @@ def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> 
     installation = platform.open()
     after = int(context.cursor) if context.cursor else 0
     arrived = arrivals_after(installation.database, after)
-    stale = stale_tenant_days(installation, installation.tenants.active())
+    tenants = installation.tenants.active()
+    days = plan_runs(stale_tenant_days(installation, tenants), family_sources(installation.settings.analytics_metrics))
     requests, waiting = [], []
-    for plan in plan_runs(stale, family_sources(installation.settings.analytics_metrics)):
+    for plan in [*days, *plan_catalogue(stale_catalogue(installation, tenants), yesterday(installation.clock))]:
         reason = _why_not(context.instance, plan)
         if reason:
             waiting.append(reason)
@@ -133,7 +134,9 @@ def run_request(plan: PlannedRun) -> dg.RunRequest:
 
 
 def plan_tags(plan: PlannedRun) -> dict[str, str]:
-    return {**DayRange(plan.first, plan.last).tags, ARRIVALS_TAG: f"{plan.newest}:{plan.first}:{plan.assets[0]}"}
+    """Tags of a plan's run. The same arrivals have the same tag, whether a sensor or the command line runs them."""
+    # The last asset: the command line puts catalogue tables before the others.
+    return {**DayRange(plan.first, plan.last).tags, ARRIVALS_TAG: f"{plan.newest}:{plan.first}:{plan.assets[-1]}"}
 
 
 def _landed(arrived: Arrived) -> dg.AssetMaterialization:
@@ -149,12 +152,9 @@ def _why_not(instance: dg.DagsterInstance, plan: PlannedRun) -> str | None:
     """Why this plan is not started now, None to start it."""
     runs = instance.get_runs(dg.RunsFilter(tags={ARRIVALS_TAG: plan_tags(plan)[ARRIVALS_TAG]}), limit=MOST_TRIES + 1)
     if any(run.status in _UNDER_WAY for run in runs):
-        return f"the run of {plan.first} to {plan.last} is under way"
+        return f"the run of {plan.when} is under way"
     if len(runs) >= MOST_TRIES:
-        return (
-            f"{plan.first} to {plan.last} is still stale after {len(runs)} runs; see run {runs[0].run_id[:8]}, "
-            "then materialize it by hand"
-        )
+        return f"{plan.when} is still stale after {len(runs)} runs; see run {runs[0].run_id[:8]}, then materialize it by hand"
     return None
 
 

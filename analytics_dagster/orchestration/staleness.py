@@ -11,6 +11,7 @@ from analytics_dagster.ingest.raw import StaleDays, newest_note, stale_days
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.database import Database
 from analytics_dagster.lake.publications import Status
+from analytics_dagster.lake.schemas import CATALOGUE_DAY, CATALOGUE_TABLES
 from analytics_dagster.orchestration.tables import family_sources
 
 LAST_ASSET = "insights/daily"
@@ -29,6 +30,33 @@ def stale_tenant_days(installation: Installation, tenants: Sequence[str]) -> lis
         StaleDays(tenant, table, tuple(sorted(days)), newest_note(database, tenant, table))
         for (tenant, table), days in sorted(stale.items())
     ]
+
+
+def stale_catalogue(installation: Installation, tenants: Sequence[str]) -> list[StaleDays]:
+    """Catalogue tables with arrivals that were never published; they have no days."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals, publications
+
+    noted = (
+        sa.select(arrivals.c.tenant, arrivals.c.table_name, sa.func.max(arrivals.c.id).label("newest"))
+        .where(arrivals.c.table_name.in_([table.name for table in CATALOGUE_TABLES]), arrivals.c.tenant.in_(tenants))
+        .group_by(arrivals.c.tenant, arrivals.c.table_name)
+        .subquery()
+    )
+    same = sa.and_(
+        publications.c.tenant == noted.c.tenant,
+        publications.c.asset == sa.literal("raw/") + noted.c.table_name,
+        publications.c.day == CATALOGUE_DAY,
+    )
+    query = (
+        sa.select(noted)
+        .outerjoin(publications, same)
+        .where(sa.or_(publications.c.day.is_(None), publications.c.input_id < noted.c.newest))
+        .order_by(noted.c.tenant, noted.c.table_name)
+    )
+    with installation.database.read() as connection:
+        return [StaleDays(tenant, table, (), newest) for tenant, table, newest in connection.execute(query)]
 
 
 def newest_figure(database: Database, tenant: str) -> int:

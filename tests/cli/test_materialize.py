@@ -106,6 +106,18 @@ def test_an_empty_home_says_where_to_begin(installation: object, home: Path) -> 
     assert "nothing has arrived yet" in done.err
 
 
+def test_a_catalogue_alone_is_materialized_too(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id,country\nu1,US\nu2,DE\n")
+    assert analytics("import", "users", tmp_path / "users.csv", "--tenant", "acme", "--home", home).status == 0
+    done = analytics("materialize", "--home", home)
+    assert (done.status, done.err) == (0, "new rows in the catalogue\n")
+    assert done.out == "materialized 1 assets, the catalogue, acme\n"
+    with opened(home) as found:
+        [record] = found.published().values()
+    assert (record.tenant, record.asset, record.rows) == ("acme", "raw/users", 2)
+    assert "up to date" in analytics("materialize", "--home", home).err
+
+
 def test_the_console_script_gives_the_same_status_and_lines(landed_home: Path, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("analytics")
     line = [str(script), "materialize", "--home", str(landed_home), "--tenant", "nobody"]

@@ -16,12 +16,14 @@ from analytics_dagster.errors import UserError
 from analytics_dagster.orchestration import alerting
 from analytics_dagster.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG
 from analytics_dagster.orchestration.resources import scoped_tenants
+from analytics_dagster.orchestration.running import Request, stale_plan
 from analytics_dagster.orchestration.sensors import (
     ARRIVALS_TAG,
     MOST_TRIES,
     alert_sensor,
     arrivals_sensor,
     demo_sensor,
+    plan_tags,
     run_failure_watch,
 )
 
@@ -194,6 +196,28 @@ def test_while_a_run_is_under_way_its_days_are_not_requested_again(here: Ticking
     answer = here.tick(arrivals_sensor)
     assert "is under way" in said(answer)
     assert not requests(answer)
+
+
+def test_a_run_of_the_command_line_counts_as_under_way(here: Ticking) -> None:
+    here.land(DAY)
+    here.land_users()
+    [plan] = stale_plan(here.installation, Request())
+    assert "raw/users" in plan.assets
+    here.begin("__ASSET_JOB", plan_tags(plan))
+    # The days' run is under way; the catalogue alone would be another one, and takes the table's lock.
+    [request] = requests(here.tick(arrivals_sensor))
+    assert request.asset_selection == [dg.AssetKey(["raw", "users"])]
+
+
+def test_a_catalogue_that_came_without_days_is_requested_once(here: Ticking) -> None:
+    here.land_users()
+    [request] = requests(here.tick(arrivals_sensor))
+    assert request.asset_selection == [dg.AssetKey(["raw", "users"])]
+    assert scoped_tenants(request.run_config) == ("acme",)
+    here.begin("materialize_days", dict(request.tags))
+    assert said(here.tick(arrivals_sensor)) == "the run of the catalogue is under way"
+    here.materialize("raw/users")
+    assert said(here.tick(arrivals_sensor)) == "every day is up to date"
 
 
 def test_days_that_stay_stale_are_tried_twice_and_then_left_to_a_person(here: Ticking) -> None:

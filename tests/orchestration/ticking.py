@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 import sqlalchemy as sa
 from rows import samples
 from small_home import NO_RETRY, NOW, Home
@@ -18,7 +19,7 @@ from analytics_dagster.clock import ManualClock
 from analytics_dagster.definitions import build_definitions
 from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.lake import state_tables
-from analytics_dagster.lake.schemas import SYSTEM_SAMPLES
+from analytics_dagster.lake.schemas import SYSTEM_SAMPLES, USERS
 from analytics_dagster.orchestration.instance import open_instance
 from analytics_dagster.orchestration.resources import Platform
 from analytics_dagster.orchestration.schedules import daily
@@ -65,6 +66,12 @@ class Ticking(Home):
         """Samples of a machine arrive, 24 a day."""
         self.installation.tenants.ensure(tenant)
         self.installation.landing.append(tenant, SYSTEM_SAMPLES, samples(first, days, cpu=cpu), uuid.uuid4().hex)
+
+    def land_users(self, tenant: str = "acme") -> None:
+        """Two listeners are described."""
+        self.installation.tenants.ensure(tenant)
+        rows = [{"user_id": name, "format": "test"} for name in ("u1", "u2")]
+        self.installation.landing.append(tenant, USERS, pa.Table.from_pylist(rows, schema=USERS.arrow), uuid.uuid4().hex)
 
     def begin(self, job: str, tags: Mapping[str, str] = NO_RETRY) -> dg.DagsterRun:
         """A run that is under way."""
