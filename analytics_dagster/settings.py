@@ -32,7 +32,7 @@ class Settings(BaseSettings):
         "PostgreSQL: postgresql://user:password@host:port/database.",
     )
     analytics_lake_root: str | None = Field(
-        None, description="Root of the Delta lake. Empty: ANALYTICS_HOME/lake. May be s3://, gs:// or abfss://."
+        None, description="Folder of the Delta lake, on a local disk. Empty: ANALYTICS_HOME/lake."
     )
     analytics_rules: Path | None = Field(
         None, description="Rule file. Empty: rules.yaml in ANALYTICS_HOME, else beside a home named .analytics."

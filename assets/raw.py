@@ -29,7 +29,7 @@ def raw_asset(table: TableSchema) -> dg.AssetsDefinition:
     @dg.asset(
         key=dg.AssetKey(["raw", table.name]),
         deps=[landing_key(table)],
-        description=f"{table.description}\n\nOne row for each `{table.key}`; of several arrivals the first is kept.",
+        description=f"{table.description}\n\nOne row for each `{table.key}`; of several arrivals the newest is kept.",
         group_name="raw",
         owners=OWNERS,
         kinds={"deltalake", "duckdb"},

@@ -60,7 +60,9 @@ class Landing:
         self._clock = clock
 
     def append(self, tenant: str, table: TableSchema, data: ArrowRows, arrival: str, *, unique: bool = False) -> Appended:
-        """Append the rows of `data` (exactly `table`'s columns) whose key was not seen before.
+        """Append the rows of `data` (exactly `table`'s columns) that are not there yet.
+
+        A row of a known key with other content is a correction: it is kept, and raw takes the newest of a key.
 
         `unique=True` is the caller's promise that no key was: it skips looking, and `data` must then be an Arrow table.
         A catalogue row is a duplicate when it equals the newest row of its key; a changed one is kept.
@@ -178,11 +180,12 @@ def _new_rows_sql(connection: duckdb.DuckDBPyConnection, table: TableSchema, tar
             f"(PARTITION BY {key} ORDER BY arrival_row DESC) = 1) s "
             f"WHERE {line} NOT IN (SELECT {line} FROM ({newest}))"
         )
+    line = row_text(c.name for c in table.columns)
     [(first, last)] = connection.execute("SELECT min(ts)::DATE, max(ts)::DATE FROM staged").fetchall()
     return (
         "SELECT * FROM (SELECT * FROM staged QUALIFY row_number() OVER "
-        f"(PARTITION BY {key}, ts::DATE ORDER BY arrival_row) = 1) s "
-        f"WHERE NOT EXISTS (SELECT 1 FROM {target.sql(first, last)} k WHERE k.{key} = s.{key} AND k.ts::DATE = s.ts::DATE)"
+        f"(PARTITION BY {key}, {line} ORDER BY arrival_row) = 1) s "
+        f"WHERE ({key}, {line}) NOT IN (SELECT ({key}, {line}) FROM {target.sql(first, last)})"
     )
 
 

@@ -47,7 +47,7 @@ def build_raw_days(tenant: TenantLake, table: TableSchema, first: dt.date, last:
     key = identifier(table.key)
     once = f"""
         SELECT {columns} FROM {rows}
-        QUALIFY row_number() OVER (PARTITION BY {key}, ts::DATE ORDER BY arrived_at, arrival, arrival_row) = 1
+        QUALIFY row_number() OVER (PARTITION BY {key}, ts::DATE ORDER BY arrived_at DESC, arrival DESC, arrival_row DESC) = 1
     """
     with connect() as connection:
         # Landing drops what it has, so repeats are rare, and looking for one is five times as fast as sorting them out.

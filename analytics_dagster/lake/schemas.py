@@ -51,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """One table of every tenant. `key` identifies a row: of several arrivals with one key the first is kept."""
+    """One table of every tenant. `key` identifies a row: of several arrivals with one key the newest is kept."""
 
     layer: Layer
     name: str

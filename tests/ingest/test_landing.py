@@ -66,13 +66,13 @@ def test_duplicates_alone_make_nothing_stale(installation: Installation) -> None
     assert stale_days(installation.database)[0].newest == newest
 
 
-def test_of_several_arrivals_of_one_play_raw_keeps_the_first(installation: Installation, clock: ManualClock) -> None:
+def test_of_several_arrivals_of_one_play_raw_keeps_the_newest(installation: Installation, clock: ManualClock) -> None:
     installation.landing.append("acme", PLAYS, plays(("a", NOON, "first")), "x", unique=True)
     clock.advance(dt.timedelta(seconds=1))
     installation.landing.append("acme", PLAYS, plays(("a", NOON, "second")), "y", unique=True)
     lake = installation.lake.tenant("acme")
     build_raw_days(lake, PLAYS, DAY, DAY, installation.database)
-    assert lake.table(PLAYS).read(columns=["track"]).column(0).to_pylist() == ["first"]
+    assert lake.table(PLAYS).read(columns=["track"]).column(0).to_pylist() == ["second"]
 
 
 def test_a_catalogue_row_that_changed_is_kept_and_one_that_did_not_is_a_duplicate(
@@ -142,3 +142,17 @@ def test_a_key_that_comes_again_on_another_day_gives_the_same_days_however_they_
     for day in (NEXT.date(), DAY):
         build_raw_days(lake, PLAYS, day, day, installation.database)
     assert day_contents(lake.table(PLAYS), DAY, NEXT.date()) == together
+
+
+def test_a_corrected_row_replaces_the_broken_one_and_the_broken_file_again_changes_nothing(
+    installation: Installation, clock: ManualClock
+) -> None:
+    broken, repaired = plays(("a", NOON, "?"), ("b", NOON)), plays(("a", NOON, "song"), ("b", NOON))
+    installation.landing.append("acme", PLAYS, broken, "x")
+    clock.advance(dt.timedelta(hours=1))
+    assert installation.landing.append("acme", PLAYS, repaired, "y") == Appended(1, 1)
+    clock.advance(dt.timedelta(hours=1))
+    assert installation.landing.append("acme", PLAYS, broken, "z") == Appended(0, 2)
+    lake = installation.lake.tenant("acme")
+    build_raw_days(lake, PLAYS, DAY, DAY, installation.database)
+    assert lake.table(PLAYS).read(columns=["track"]).column(0).to_pylist() == ["song", "song"]
