@@ -138,7 +138,8 @@ def _remarks(result: ImportResult) -> Iterator[str]:
         yield f"created tenant{'s' if len(result.created) > 1 else ''} {', '.join(result.created)}"
     yield from result.notes
     if result.quarantined:
-        yield f"{result.quarantined:,} records were not taken; `analytics quarantine list --tenant ...` says why"
+        said = "1 record was" if result.quarantined == 1 else f"{result.quarantined:,} records were"
+        yield f"{said} not taken; `analytics quarantine list --tenant ...` says why"
 
 
 @contextmanager
