@@ -12,6 +12,7 @@ import dagster as dg
 from analytics_dagster.clock import yesterday
 from analytics_dagster.ingest.raw import Arrived, arrivals_after
 from analytics_dagster.orchestration import alerting
+from analytics_dagster.orchestration.abandoned import ABANDONED_TAG, cancel_abandoned
 from analytics_dagster.orchestration.jobs import materialize_days, notify, simulate_demo
 from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.orchestration.planning import PlannedRun, plan_catalogue, plan_runs
@@ -50,6 +51,7 @@ _UNDER_WAY = [
 )
 def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     installation = platform.open()
+    cancel_abandoned(context.instance, launched=True)
     after = int(context.cursor) if context.cursor else 0
     arrived = arrivals_after(installation.database, after)
     tenants = installation.tenants.active()
@@ -150,7 +152,8 @@ def _landed(arrived: Arrived) -> dg.AssetMaterialization:
 
 def _why_not(instance: dg.DagsterInstance, plan: PlannedRun) -> str | None:
     """Why this plan is not started now, None to start it."""
-    runs = instance.get_runs(dg.RunsFilter(tags={ARRIVALS_TAG: plan_tags(plan)[ARRIVALS_TAG]}), limit=MOST_TRIES + 1)
+    found = instance.get_runs(dg.RunsFilter(tags={ARRIVALS_TAG: plan_tags(plan)[ARRIVALS_TAG]}))
+    runs = [run for run in found if ABANDONED_TAG not in run.tags]
     if any(run.status in _UNDER_WAY for run in runs):
         return f"the run of {plan.when} is under way"
     if len(runs) >= MOST_TRIES:
