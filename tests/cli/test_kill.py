@@ -14,18 +14,20 @@ import dagster as dg
 import pytest
 from small_home import FIRST, LAST, TENANTS, Copied, Home, content, opened
 
+from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.lake.compute import connect
 from analytics_dagster.lake.content import DayContent, day_contents
 from analytics_dagster.lake.schemas import EVENT_TABLES, landing
 from analytics_dagster.orchestration.staleness import stale_tenant_days
 from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.settings import Settings
 
 KILLS = 10
 ANALYTICS = str(Path(sys.executable).parent / "analytics")
 StoredDays = dict[tuple[str, str, dt.date], DayContent]
 
 
-def stored_days(home: Home) -> StoredDays:
+def stored_days(installation: Installation) -> StoredDays:
     """What each tenant's raw and aggregate tables hold, by day."""
     families = catalogue(None).families
     tables = [*EVENT_TABLES, *(family.table(grain) for family in families for grain in ("hour", "day"))]
@@ -33,7 +35,7 @@ def stored_days(home: Home) -> StoredDays:
         (tenant, table.path, day): found
         for tenant in TENANTS
         for table in tables
-        for day, found in day_contents(home.installation.lake.tenant(tenant).table(table), FIRST, LAST).items()
+        for day, found in day_contents(installation.lake.tenant(tenant).table(table), FIRST, LAST).items()
     }
 
 
@@ -65,14 +67,16 @@ def killed_after(home: Path, seconds: float) -> bool:
         return process.wait() == -signal.SIGKILL
 
 
-def assert_nothing_partial(home: Home, whole: StoredDays) -> None:
-    for key, found in stored_days(home).items():
+def assert_nothing_partial(home: Path, whole: StoredDays) -> None:
+    installation = open_installation(Settings.from_environment(home), create=False)
+    for key, found in stored_days(installation).items():
         assert found.rows == 0 or found == whole[key], f"{key} is partly there: {found}"
     days = {family.asset: family.table("day").path for family in catalogue(None).families}
-    for record in home.published().values():
+    for record in installation.publications.of():
         table = days.get(record.asset, record.asset)
         if (record.tenant, table, record.day) in whole:
             assert record.content_hash == whole[record.tenant, table, record.day].content_hash, record
+    installation.database.dispose()
 
 
 @pytest.mark.slow
@@ -81,20 +85,19 @@ def test_ten_kills_leave_whole_days_and_the_next_run_completes(
     copied: Copied, landed_home: Path, materialized_home: Path
 ) -> None:
     with opened(materialized_home) as never_killed:
-        whole, figures = stored_days(never_killed), content(never_killed)
+        whole, figures = stored_days(never_killed.installation), content(never_killed)
         for key, rows in rows_that_landed(never_killed).items():
             assert whole[key].rows == rows, key
     home, chance, kills = copied(landed_home), random.Random(9), 0
     while kills < KILLS:
         # The first two seconds go to imports; the run itself takes about ten, and less where the machine is quick.
         kills += killed_after(home, chance.uniform(1.5, 8.0))
-        with opened(home) as killed:
-            assert_nothing_partial(killed, whole)
+        assert_nothing_partial(home, whole)
     assert started(home).wait(120) == 0
     with opened(home) as completed:
         assert stale_tenant_days(completed.installation, TENANTS) == []
         assert content(completed) == figures
-        assert stored_days(completed) == whole
+        assert stored_days(completed.installation) == whole
         ended = [run.status for run in completed.instance.get_runs()]
         assert set(ended) <= {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED}
         assert 0 < ended.count(dg.DagsterRunStatus.CANCELED) <= KILLS
