@@ -374,7 +374,7 @@ def test_two_judges_at_once_write_one_transition(alerting):
         start.wait()
         try:
             alerting.judge()
-        except Exception as error:
+        except Exception as error:  # whatever a thread raises fails the test below
             failures.append(error)
 
     threads = [threading.Thread(target=judge) for _ in range(4)]
