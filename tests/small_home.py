@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def materialized_home(tmp_path_factory: pytest.TempPathFactory, landed_home: Pat
     """The same, with everything of all days materialized in one run. Never change it: copy it with `copied`."""
 
     def materialize(home: Path) -> None:
-        shutil.copytree(landed_home, home)
+        copy_of(landed_home, home)
         with opened(home) as small:
             small.materialize()
             assert stale_days(small.installation.database) == []
@@ -146,10 +147,19 @@ def copied(home: Path) -> Copied:
     """Copies a home of the session to this test's own `home`."""
 
     def copy(source: Path) -> Path:
-        shutil.copytree(source, home)
+        copy_of(source, home)
         return home
 
     return copy
+
+
+def copy_of(source: Path, home: Path) -> None:
+    """Copy a home of the session.
+
+    Its databases were checkpointed when it was made, so their -wal and -shm hold nothing; a connection that is
+    closed late may take them away under the copy.
+    """
+    shutil.copytree(source, home, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
 
 
 def _land(home: Path) -> None:
@@ -168,8 +178,17 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
         if not done.exists():
             with _environment_of_no_home():
                 make(home)
+            _checkpoint(home)
             done.touch()
     return home
+
+
+def _checkpoint(home: Path) -> None:
+    """Write what the write-ahead logs of a home hold into its databases."""
+    for path in home.rglob("*.db"):
+        with closing(sqlite3.connect(path)) as connection:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            assert not busy, f"somebody still writes {path}"
 
 
 @contextmanager
