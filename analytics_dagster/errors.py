@@ -36,6 +36,22 @@ class UnreadableFileError(UserError):
     """A file cannot be read at all: missing, another format, or damaged as a whole."""
 
 
+class AuthenticationError(UserError):
+    """No key was given, or one that is unknown, expired or revoked."""
+
+
+class PermissionDeniedError(UserError):
+    """The key is good but its role may not do this."""
+
+
+class ForeignTenantError(PermissionDeniedError):
+    """Rows name a tenant that is not the key's. The request is refused whole and audited."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"tenant_id {tenant!r} is not one that this key may write for")
+        self.tenant = tenant
+
+
 class IntegrityError(AnalyticsError):
     """Stored state contradicts itself. Never repaired silently; `analytics doctor` explains it."""
 
@@ -46,6 +62,33 @@ class RetryableError(AnalyticsError):
 
 class BusyError(RetryableError):
     """A lock or the database was held by another process for too long."""
+
+
+class LogFullError(RetryableError):
+    """The ingest log cannot take more now: the disk is full, the log is over its limit or too much is waiting for a commit.
+
+    Nothing of the request was accepted. `retry_after` is in seconds.
+    """
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaExceededError(RetryableError):
+    """A tenant is over one of its quotas. `retry_after` is in seconds, None where waiting does not help."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BufferFullError(RetryableError):
+    """The engine's buffer holds all it may; wait for what was recorded before, then record again. Nothing was dropped."""
+
+
+class ServerError(RetryableError):
+    """The server that a remote engine posts to did not answer, or answered that it cannot take points now."""
 
 
 class DeliveryError(AnalyticsError):

@@ -55,6 +55,61 @@ class Settings(BaseSettings):
         30, ge=1, description="Seconds of listening that make a play a stream (policy spotify_30s)."
     )
 
+    # the ingest log
+    analytics_log: str | None = Field(
+        None,
+        description="Where points and plays are made durable. Empty: segments in ANALYTICS_HOME/log. "
+        "Kafka: kafka://broker:9092[,broker:9092]/topic.",
+    )
+    analytics_log_max_bytes: int = Field(
+        10 * 2**30, ge=2**20, description="Bytes of the log that may wait to be consumed; beyond it, clients are told to wait."
+    )
+    analytics_log_segment_bytes: int = Field(
+        64 * 2**20, ge=2**16, description="Size at which a segment of the log is closed and a new one begun."
+    )
+    analytics_log_retention: int = Field(3_600, ge=0, description="Seconds that a consumed segment is kept before it is deleted.")
+    analytics_kafka_topics: str | None = Field(
+        None,
+        description="Topics that others write, to consume as well: table=topic@tenant, comma separated; table is metrics or "
+        "plays, @tenant may be left out where each record has a tenant_id.",
+    )
+    analytics_future_skew: int = Field(600, ge=0, description="Seconds that a point's time may be ahead of this machine's clock.")
+
+    # the Python engine
+    analytics_url: str | None = Field(
+        None, description="Server that analytics_engine posts to. Empty: points go to the log in ANALYTICS_HOME."
+    )
+    analytics_key: SecretStr | None = Field(None, description="API key that analytics_engine sends to ANALYTICS_URL.")
+
+    # the server
+    analytics_server_workers: int = Field(1, ge=1, le=64, description="Processes that answer requests, each with its own log.")
+    analytics_max_body_bytes: int = Field(64 * 2**20, ge=2**10, description="Largest request body, in bytes after decompression.")
+    analytics_allowed_hosts: str | None = Field(
+        None, description="Host names that requests may ask for, comma separated. Empty: localhost and the bound address."
+    )
+    analytics_trusted_proxies: str | None = Field(
+        None, description="Addresses or networks of proxies whose X-Forwarded-For and -Proto count, comma separated."
+    )
+    analytics_tls_certificate: Path | None = Field(None, description="Certificate chain (PEM) the server answers with.")
+    analytics_tls_key: Path | None = Field(None, description="Private key (PEM) of ANALYTICS_TLS_CERTIFICATE.")
+    analytics_statsd: str | None = Field(
+        None, description="Loopback address that takes StatsD by UDP, for example 127.0.0.1:8125. Empty: none."
+    )
+    analytics_statsd_tenant: str = Field("default", description="Tenant that StatsD's points belong to.")
+
+    # quotas, unless `analytics tenant quota` set a tenant's own
+    analytics_quota_points_per_second: int = Field(
+        0, ge=0, description="Points a second that a tenant may send, on average; 0: no limit."
+    )
+    analytics_quota_active_series: int = Field(
+        150_000, ge=0, description="Series of a tenant with a point in the last hour or two; 0: no limit."
+    )
+    analytics_quota_stored_bytes: int = Field(0, ge=0, description="Bytes of a tenant's tables; 0: no limit.")
+    analytics_quota_rules: int = Field(0, ge=0, description="Alert rules of a tenant; 0: no limit.")
+    analytics_tenant_grace_days: int = Field(
+        30, ge=0, description="Days after which a removed tenant's data is deleted for good."
+    )
+
     # cache (used by the server)
     redis_host: str | None = Field(None, description="Redis server for the cache. Empty: cache in process.")
     redis_port: int = Field(6379, ge=1, le=65_535, description="Port of the Redis server.")

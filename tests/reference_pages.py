@@ -32,6 +32,33 @@ SETTINGS = {
         "analytics_log_level",
     ),
     "Counting": ("analytics_stream_seconds",),
+    "The ingest log": (
+        "analytics_log",
+        "metrics_buffer_size",
+        "analytics_log_max_bytes",
+        "analytics_log_segment_bytes",
+        "analytics_log_retention",
+        "analytics_kafka_topics",
+        "analytics_future_skew",
+    ),
+    "The Python engine": ("analytics_url", "analytics_key"),
+    "The server": (
+        "analytics_server_workers",
+        "analytics_max_body_bytes",
+        "analytics_allowed_hosts",
+        "analytics_trusted_proxies",
+        "analytics_tls_certificate",
+        "analytics_tls_key",
+        "analytics_statsd",
+        "analytics_statsd_tenant",
+    ),
+    "Tenants and quotas": (
+        "analytics_quota_points_per_second",
+        "analytics_quota_active_series",
+        "analytics_quota_stored_bytes",
+        "analytics_quota_rules",
+        "analytics_tenant_grace_days",
+    ),
     "Alerting": (
         "alert_cooldown_period",
         "max_alerts_per_hour",
@@ -50,7 +77,6 @@ NOT_YET = (
     "redis_password",
     "cache_ttl",
     "alert_evaluation_interval",
-    "metrics_buffer_size",
 )
 """Read and checked, for parts of the platform that are not there yet."""
 
@@ -76,7 +102,7 @@ is set and empty counts as not set. Secrets are never printed.
 one. Without any of them a verb that writes makes `.analytics` here, and one that only reads says that there is no installation.
 """
 NOT_YET_INTRO = """\
-Checked like the others, for parts of the platform that this version does not have: the server, the ingest log, live rules.
+Checked like the others, for parts of the platform that this version does not have: a cache, live rules.
 """
 SETTINGS_NOTES = """\
 ## Notes
