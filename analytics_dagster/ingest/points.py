@@ -158,7 +158,7 @@ class WriteScope:
 
     def resolve(self, named: str | None) -> str:
         """The tenant of a row that names `named`. Raises ForeignTenantError, RefusedValueError when none is named and none given."""
-        if named is None or named == "":
+        if not named:
             if self.default is None:
                 raise RefusedValueError("tenant_id", "", "missing; this key may write for several tenants, so each row names one")
             return self.default
