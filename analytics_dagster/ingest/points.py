@@ -157,7 +157,7 @@ class WriteScope:
     allowed: frozenset[str]
 
     def resolve(self, named: str | None) -> str:
-        """The tenant of a row that names `named`. Raises ForeignTenantError, RefusedValueError when none is named and none given."""
+        """The tenant of a row that names `named`. Raises ForeignTenantError; RefusedValueError when there is no default either."""
         if not named:
             if self.default is None:
                 raise RefusedValueError("tenant_id", "", "missing; this key may write for several tenants, so each row names one")
