@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HASHED := --require-hashes --requirement
 
-.PHONY: help install install-dev run test lint format bench clean lock
+.PHONY: help install install-dev run test lint format bench bench-ingest clean lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ format: .venv/installed-dev ## Format and fix what can be fixed
 
 bench: .venv/installed-dev ## Measure what the documentation claims
 	$(BIN)/python -m benchmarks
+
+bench-ingest: .venv/installed-dev ## Measure the ingest door, beside VictoriaMetrics where it is installed
+	$(BIN)/python -m benchmarks.ingest
 
 clean: ## Remove .venv and caches; the data in .analytics stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
