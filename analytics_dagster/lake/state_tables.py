@@ -41,7 +41,7 @@ tenants = sa.Table(
     "tenants",
     metadata,
     sa.Column("tenant", sa.String(63), primary_key=True),
-    sa.Column("status", sa.String(16), nullable=False),  # active, suspended, removed
+    sa.Column("status", sa.String(16), nullable=False),  # active, suspended, removed, purging
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("demo", sa.Boolean, nullable=False, default=False),  # simulated, and simulated on each day
@@ -199,4 +199,94 @@ cursors = sa.Table(
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+
+# tenancy/: keys as SHA-256, never in the clear. A key without rows in `api_key_tenants` is for every tenant (`all_tenants`).
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.String(16), primary_key=True),  # the key's first characters; what people name it by
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),  # SHA-256 of the whole key, hex
+    sa.Column("name", sa.String(255), nullable=False, default=""),
+    sa.Column("role", sa.String(32), nullable=False),
+    sa.Column("all_tenants", sa.Boolean, nullable=False, default=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.String(64), nullable=False),  # a key id, or "command line"
+    sa.Column("expires_at", UtcDateTime, nullable=True),
+    sa.Column("revoked_at", UtcDateTime, nullable=True),
+    sa.Column("last_used_at", UtcDateTime, nullable=True),  # to the minute
+)
+
+api_key_tenants = sa.Table(
+    "api_key_tenants",
+    metadata,
+    sa.Column("key_id", sa.String(16), primary_key=True),
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Index("ix_api_key_tenants_tenant", "tenant"),
+)
+
+# A tenant's own limits; null: the installation's default, 0: no limit.
+quotas = sa.Table(
+    "quotas",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("points_per_second", sa.BigInteger, nullable=True),
+    sa.Column("active_series", sa.BigInteger, nullable=True),
+    sa.Column("stored_bytes", sa.BigInteger, nullable=True),
+    sa.Column("rules", sa.BigInteger, nullable=True),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+
+# What each tenant used on each day of arrival (UTC), for billing: kept when the tenant's data is deleted.
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("points", sa.BigInteger, nullable=False, default=0),
+    sa.Column("plays", sa.BigInteger, nullable=False, default=0),
+    sa.Column("requests", sa.BigInteger, nullable=False, default=0),
+    sa.Column("stored_bytes", sa.BigInteger, nullable=True),  # as last measured on that day
+)
+
+# Newest position of a log source that `usage` contains: a batch that is consumed again after a crash is not billed again.
+usage_positions = sa.Table(
+    "usage_positions",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("source", sa.String(255), primary_key=True),
+    sa.Column("table_name", sa.String(64), primary_key=True),  # metrics, plays
+    sa.Column("position", sa.BigInteger, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),  # key.create, tenant.remove, foreign_tenant, ...
+    sa.Column("actor", sa.String(255), nullable=False),  # a key id, or "command line"
+    sa.Column("tenant", sa.String(63), nullable=True),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),  # done, refused
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("request_id", sa.String(128), nullable=True),
+    sa.Column("count", sa.BigInteger, nullable=False, default=1),  # equal attempts that this row stands for
+    sa.Index("ix_audit_tenant_at", "tenant", "at"),
+)
+
+# Requests that carried an Idempotency-Key: the same request again gets the same answer.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("key_id", sa.String(16), primary_key=True),
+    sa.Column("route", sa.String(128), primary_key=True),
+    sa.Column("idempotency_key", sa.String(255), primary_key=True),
+    sa.Column("body_hash", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # pending, done
+    sa.Column("status", sa.Integer, nullable=True),  # of the answer, once done
+    sa.Column("answer", sa.Text, nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Index("ix_idempotency_keys_created_at", "created_at"),
 )
