@@ -1,0 +1,154 @@
+"""The gate that every request's rows pass before they are logged: points a second, active series, stored bytes.
+
+All is checked before anything is charged, for all tenants of a request, so what is refused leaves no trace. On the hot path
+(series that were counted in this hour, limits that were read less than 4 s ago) that is a few array operations and a file lock.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from analytics_dagster.clock import Clock
+from analytics_dagster.errors import LogFullError, QuotaExceededError
+from analytics_dagster.settings import Settings
+from analytics_dagster.tenancy.active_series import ActiveSeries, Numbers, SeriesNumbers
+from analytics_dagster.tenancy.quotas import Limits, OwnLimits, Quotas
+from analytics_dagster.tenancy.token_buckets import Charge, RateState, TokenBuckets
+
+if TYPE_CHECKING:
+    from analytics_dagster.lake.database import Database
+
+# Less than the 5 s in which a change must reach every process.
+_REMEMBERED_SECONDS = 4.0
+QUOTA_FOLDER = "quota"
+SERIES_FOLDER = "series"
+STORED_FILE = "stored.json"
+
+
+class PointRows(Protocol):
+    """What is needed of `ingest.points.Points`."""
+
+    @property
+    def table(self) -> SeriesNumbers: ...
+    @property
+    def series(self) -> Numbers: ...
+
+
+class QuotaGate:
+    """One process' gate. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        home: Path,
+        settings: Settings,
+        database: Database,
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        folder = home / QUOTA_FOLDER
+        self._quotas = Quotas(database, settings, clock)
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._buckets = TokenBuckets(folder / "buckets", monotonic)
+        self._series = ActiveSeries(folder / SERIES_FOLDER, clock, monotonic)
+        self._stored = _StoredBytes(folder / STORED_FILE)
+        self._own: Mapping[str, OwnLimits] = {}
+        self._limits: dict[str, Limits] = {}
+        self._until = float("-inf")
+
+    def admit(self, points: PointRows, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | None = None) -> RateState:
+        """Charge `points` (only `rows` of them, where given) to the tenants of their series.
+
+        Returns where the tenant stands that has least left. Raises QuotaExceededError, and charges and counts nothing, when
+        one of them is over a quota: its `state` is a RateState if that is points a second. LogFullError when the disk is.
+        """
+        series = points.series if rows is None else points.series[rows]
+        if not len(series):
+            return RateState()
+        try:
+            with self._lock:
+                return self._admit(points.table, series)
+        except OSError as error:
+            raise LogFullError(f"quotas cannot be noted: {error.strerror}; make room on the disk of the home") from error
+
+    def admit_rows(self, wanted: Mapping[str, int]) -> RateState:
+        """Charge rows that have no series (plays) as so many points, by tenant. Returns and raises as `admit` does."""
+        with self._lock:
+            self._refresh()
+            self._check_stored(wanted)
+            return self._charge(wanted)
+
+    def active_series(self, tenant: str) -> int:
+        """How many series of a tenant are active, where it has a quota of them."""
+        with self._lock:
+            return self._series.active(tenant)
+
+    def close(self) -> None:
+        self._buckets.close()
+
+    def _admit(self, table: SeriesNumbers, series: Numbers) -> RateState:
+        self._refresh()
+        wanted, uncounted = self._series.look(table, series)
+        self._check_stored(wanted)
+        if not uncounted:
+            return self._charge(wanted)
+        with self._series.counting(table, uncounted, lambda tenant: self._of(tenant).active_series):
+            return self._charge(wanted)
+
+    def _charge(self, wanted: Mapping[str, int]) -> RateState:
+        charges = {t: Charge(number, rate) for t, number in wanted.items() if (rate := self._of(t).points_per_second)}
+        if not charges:
+            return RateState()
+        states = self._buckets.charge(charges).values()
+        return min(states, key=lambda state: state.remaining / state.limit, default=RateState())
+
+    def _check_stored(self, wanted: Mapping[str, int]) -> None:
+        for tenant in wanted:
+            limit = self._of(tenant).stored_bytes
+            if limit and (stored := self._stored.of(tenant)) >= limit:
+                raise QuotaExceededError(
+                    f"tenant {tenant} stores {stored:,} bytes, its quota is {limit:,}; delete what it needs no more or have "
+                    "the quota raised with `analytics tenant quota`"
+                )
+
+    def _of(self, tenant: str) -> Limits:
+        found = self._limits.get(tenant)
+        if found is None:
+            found = self._limits[tenant] = self._own.get(tenant, OwnLimits()).over(self._quotas.defaults)
+        return found
+
+    def _refresh(self) -> None:
+        began = self._monotonic()
+        if began < self._until:
+            return
+        own = self._quotas.own()
+        if {t: limits.active_series for t, limits in own.items()} != {t: limits.active_series for t, limits in self._own.items()}:
+            self._series.recount()
+        self._own, self._limits = own, {}
+        self._stored.refresh()
+        self._until = began + _REMEMBERED_SECONDS
+
+
+class _StoredBytes:
+    """What `measure_stored_bytes` wrote last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sizes: Mapping[str, int] = {}
+
+    def of(self, tenant: str) -> int:
+        return self._sizes.get(tenant, 0)
+
+    def refresh(self) -> None:
+        try:
+            self._sizes = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self._sizes = {}
