@@ -9,7 +9,7 @@ lose commits); across machines Dagster's pools do.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from analytics_dagster.lake.schemas import PartitionBy, TableSchema
 from analytics_dagster.tenant_ids import validate_tenant_id
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, WriterProperties
 
 ArrowRows: TypeAlias = "pa.Table | pa.RecordBatchReader"
 
@@ -31,6 +31,8 @@ ArrowRows: TypeAlias = "pa.Table | pa.RecordBatchReader"
 LOCK_SECONDS = 120.0
 _PARTITION_COLUMN = {PartitionBy.DAY: pa.field("day", pa.date32()), PartitionBy.MONTH: pa.field("month", pa.string())}
 _BATCH_ROWS = 65_536
+# About 500,000 points: a day of a busy tenant is many such files, a month of a small one is one.
+COMPACTED_BYTES = 16 * 2**20
 
 
 class Lake:
@@ -91,9 +93,22 @@ class Table:
         except filelock.Timeout:
             raise BusyError(f"{self.uri}: another process has been writing for {LOCK_SECONDS:.0f} s; try again later") from None
 
-    def append(self, data: ArrowRows) -> None:
-        """Add rows in one commit."""
-        self._write(data, mode="append", predicate=None)
+    def append(self, data: ArrowRows, *, transactions: Mapping[str, int] | None = None) -> int:
+        """Add rows in one commit and return the table's version.
+
+        `transactions` says how far the table now contains a log outside (source -> position); it is stored with the rows in the
+        same commit, so that either both are there or neither (see `transactions`).
+        """
+        return self._write(data, mode="append", predicate=None, transactions=transactions)
+
+    def transaction(self, app_id: str) -> int:
+        """The position that was stored for `app_id` by the newest append that named it, 0 for none."""
+        return self.transactions([app_id])[app_id]
+
+    def transactions(self, app_ids: Iterable[str]) -> dict[str, int]:
+        """The same for several, from one version of the table."""
+        opened = self._open() if self.exists() else None
+        return {app_id: opened.transaction_version(app_id) or 0 if opened else 0 for app_id in app_ids}
 
     def overwrite(self, data: ArrowRows) -> None:
         """Replace the whole table in one commit."""
@@ -145,14 +160,38 @@ class Table:
         with connect() as connection:
             return connection.sql(f"SELECT {chosen} FROM {self.sql(first, last)}").to_arrow_table()
 
+    def compact(self) -> int:
+        """Merge small files of a month or day into files of about COMPACTED_BYTES, in one commit that changes no row.
+
+        Files that are large enough stay, so that compacting every hour writes a row a few times and not once an hour. What
+        `transaction` says stays too. Returns how many files were merged.
+        """
+        with self.lock():
+            if not self.exists():
+                return 0
+            opened = self._open()
+            done = opened.optimize.compact(
+                target_size=COMPACTED_BYTES, max_concurrent_tasks=1, writer_properties=self._writer_properties()
+            )
+            return int(done["numFilesRemoved"])
+
     def maintain(self, keep: dt.timedelta) -> None:
-        """Write a checkpoint and delete files that no version younger than `keep` names."""
+        """Merge small files, write a checkpoint, delete files that no version younger than `keep` names, and the log of versions
+        older than that.
+        """
         if not self.exists():
             return
         with self.lock():
-            table = self._open()
-            table.create_checkpoint()
-            table.vacuum(retention_hours=int(keep.total_seconds() // 3600), enforce_retention_duration=False, dry_run=False)
+            self.compact()
+            opened = self._open()
+            hours = int(keep.total_seconds() // 3600)
+            opened.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False)
+            # Delta keeps each version's log for 30 days, which with a commit every ten seconds is 260,000 files.
+            kept = {"delta.logRetentionDuration": f"interval {hours} hours"}
+            if not kept.items() <= opened.metadata().configuration.items():
+                opened.alter.set_table_properties(kept)
+            opened.create_checkpoint()
+            opened.cleanup_metadata()
 
     def _open(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -164,28 +203,46 @@ class Table:
             said = str(error).partition("\n")[0]
             raise IntegrityError(f"{self.uri} cannot be opened: {said}; put back a copy of its folder _delta_log") from error
 
-    def _write(self, data: ArrowRows, *, mode: Literal["append", "overwrite"], predicate: str | None) -> None:
-        from deltalake import ColumnProperties, WriterProperties, write_deltalake
+    def _write(
+        self,
+        data: ArrowRows,
+        *,
+        mode: Literal["append", "overwrite"],
+        predicate: str | None,
+        transactions: Mapping[str, int] | None = None,
+    ) -> int:
+        from deltalake import CommitProperties, Transaction, write_deltalake
 
         partition = _PARTITION_COLUMN.get(self.schema.partition_by)
         with self.lock():
             rows = _with_partition(data, self.schema, partition)
+            # Opened once and handed on: an address would be opened again for the write.
+            target = self._open() if self.exists() else self.uri
             options: dict[str, Any] = {
                 "schema_mode": "merge",  # a measure may be added to a family, or taken from it
                 "partition_by": [partition.name] if partition else None,
                 "description": self.schema.description,
                 "storage_options": dict(self._storage_options),
-                "writer_properties": WriterProperties(
-                    compression="ZSTD",
-                    compression_level=1,
-                    # A dictionary of values that never repeat costs a fifth of the write and saves nothing.
-                    column_properties={self.schema.key: ColumnProperties(dictionary_enabled=False)},
-                ),
+                "writer_properties": self._writer_properties(),
             }
+            if transactions:
+                applied = [Transaction(app_id, position) for app_id, position in sorted(transactions.items())]
+                options["commit_properties"] = CommitProperties(app_transactions=applied)
             if mode == "append":
-                write_deltalake(self.uri, rows, mode="append", **options)
+                write_deltalake(target, rows, mode="append", **options)
             else:
-                write_deltalake(self.uri, rows, mode="overwrite", predicate=predicate, **options)
+                write_deltalake(target, rows, mode="overwrite", predicate=predicate, **options)
+            return 0 if isinstance(target, str) else target.version()
+
+    def _writer_properties(self) -> WriterProperties:
+        from deltalake import ColumnProperties, WriterProperties
+
+        return WriterProperties(
+            compression="ZSTD",
+            compression_level=1,
+            # A dictionary of values that never repeat costs a fifth of the write and saves nothing.
+            column_properties={self.schema.key: ColumnProperties(dictionary_enabled=False)},
+        )
 
     def _days_predicate(self, first: dt.date, last: dt.date) -> str:
         """Names the partitions too: with `ts` alone Delta would read every file to find the rows that stay."""
