@@ -1,0 +1,131 @@
+"""Labels as they came, with the number of their series: what makes it enough to check each series' labels once.
+
+A client repeats a series' labels byte for byte, so bytes that were checked before are not looked at again. One cache belongs to
+one `SeriesTable` and goes with it; its memory is bounded by forgetting everything, which costs one slow body.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from analytics_dagster.ingest.points import Admission, RefusedValueError, SeriesTable, WriteScope, canonical_labels, check_name
+
+MAX_CACHE_BYTES = 128 * 2**20
+# An entry beside its label bytes: header of a bytes object, slot of a dictionary, number.
+_ENTRY_BYTES = 160
+
+Numbers = dict[bytes, int]
+"""Series by the bytes of their labels: of one tenant, type and name."""
+
+
+class SeriesCache:
+    """Numbers of series by what a body says of them. Like its table, filled by one thread."""
+
+    def __init__(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._names: dict[tuple[str, str], dict[str, Numbers]] = {}
+        self._columns: dict[tuple[str, ...], dict[tuple[Any, ...], int]] = {}
+        self.bytes_kept = 0
+
+    def names(self, tenant: str, kind: str) -> dict[str, Numbers]:
+        """What is known of one tenant's series of one type, by name."""
+        return self._names.setdefault((tenant, kind), {})
+
+    def columns(self, label_columns: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
+        """Series that came as columns: by tenant, type, name and the text of each label column (None: no such label)."""
+        return self._columns.setdefault(label_columns, {})
+
+    def keep(self, tenant: str, kind: str, name: str, labels: bytes, number: int) -> None:
+        """Remember a series whose labels were checked."""
+        self._count(len(labels))
+        known = self.names(tenant, kind).get(name)
+        if known is None:
+            self._count(4 * len(name))
+            known = self.names(tenant, kind).setdefault(name, {})
+        known[labels] = number
+
+    def keep_columns(self, label_columns: tuple[str, ...], key: tuple[str | None, ...], number: int) -> None:
+        """Remember a series that came as columns."""
+        self._count(sum(map(len, filter(None, key))) + 60 * len(key))
+        self.columns(label_columns)[key] = number
+
+    def _count(self, size: int) -> None:
+        self.bytes_kept += size + _ENTRY_BYTES
+        if self.bytes_kept > self._max_bytes:
+            self._names.clear()
+            self._columns.clear()
+            self.bytes_kept = size + _ENTRY_BYTES
+
+
+# The one state of these modules: nothing can be seen of it but speed, and each entry goes with its table.
+_CACHES: WeakKeyDictionary[SeriesTable, SeriesCache] = WeakKeyDictionary()
+
+
+def cache_of(table: SeriesTable) -> SeriesCache:
+    """The cache that belongs to `table`."""
+    found = _CACHES.get(table)
+    if found is None:
+        found = _CACHES[table] = SeriesCache()
+    return found
+
+
+def labels_of(raw: bytes) -> Mapping[str, object]:
+    """Labels from their JSON; null is none. Raises RefusedValueError for what is no object and for a label given twice."""
+    try:
+        found = msgspec.json.decode(raw)
+    except UnicodeDecodeError:
+        raise RefusedValueError("labels", repr(raw), "are not UTF-8") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RefusedValueError("labels", _text(raw), f"cannot be read: {error}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise RefusedValueError("labels", _text(raw), "are not an object")
+    if raw.count(b":") != len(found):
+        _refuse_twice(raw)
+    return found
+
+
+def series_number(
+    admission: Admission, named: str | None, kind: str, name: object, labels: Mapping[str, object]
+) -> tuple[int, str]:
+    """Number and tenant of a series, everything about it checked here. Raises RefusedValueError and ForeignTenantError."""
+    tenant = _tenant(admission.scope, named, labels.get("tenant_id"))
+    checked = check_name(name)
+    if "tenant_id" in labels:
+        labels = {key: value for key, value in labels.items() if key != "tenant_id"}
+    canonical = canonical_labels(labels)
+    try:
+        canonical.encode()
+    except UnicodeEncodeError:
+        raise RefusedValueError("labels", ascii(canonical), "have a character that is not Unicode (a lone surrogate)") from None
+    return admission.table.number(tenant, kind, checked, canonical), tenant
+
+
+def _tenant(scope: WriteScope, named: str | None, label: object) -> str:
+    """The tenant of a row that names one in its field, in its labels, in both or in neither."""
+    if label is None or label == "":
+        return scope.resolve(named)
+    if not isinstance(label, str):
+        raise RefusedValueError("labels.tenant_id", label, "is not text")
+    tenant = scope.resolve(label)
+    if named and scope.resolve(named) != tenant:
+        raise RefusedValueError("labels.tenant_id", label, f"is not the tenant_id that the row has beside its labels, {named!r}")
+    return tenant
+
+
+def _refuse_twice(raw: bytes) -> None:
+    seen: set[str] = set()
+    for key, _ in json.loads(raw, object_pairs_hook=list):
+        if key in seen:
+            raise RefusedValueError("labels", key, "is given twice")
+        seen.add(key)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")

@@ -1,0 +1,183 @@
+"""Times as clients write them, as µs since 1970 (UTC): ISO 8601 texts, numbers in any of four units, and naive times in a zone.
+
+Each comes twice: for one value, exactly and with the reason when it is none, and for a column at once. Both give the same
+number for the same time. Whether a time is too old or too new is not decided here but by `points.check_time`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Sequence
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analytics_dagster.ingest.points import RefusedValueError
+
+Micros = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+Refused = dict[int, RefusedValueError]
+
+# A number's unit follows from its size: seconds up to here, then ms, then µs, then ns. 10^11 s are in the year 5138 and
+# 10^11 ms in 1973, before the first day that is kept, so no time that is taken can be read in two ways.
+SECONDS_BELOW = 10**11
+MILLIS_BELOW = 10**14
+MICROS_BELOW = 10**17
+
+_LIMITS = np.array([SECONDS_BELOW, MILLIS_BELOW, MICROS_BELOW])
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_UTC_US = pa.timestamp("us", "UTC")
+_UTC_NS = pa.timestamp("ns", "UTC")
+# Arrow's calls cost some µs each, whatever the size.
+_FEW = 16
+# An offset is looked up once for each quarter of an hour: nearly all changes fall between two (St John's came at one past).
+_QUARTER_US = 900_000_000
+_SAFE_FLOAT = 9.2e18
+
+LOCAL = "local"
+"""A `Zone` that is this machine's own, as the C library knows it."""
+
+Zone = dt.tzinfo | str
+
+
+def instant_us(value: object) -> int:
+    """One time: an ISO 8601 text with Z or an offset, or a number. Raises RefusedValueError."""
+    if isinstance(value, str):
+        return _text_us(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RefusedValueError("timestamp", value, "is not a time; write ISO 8601 with Z or an offset, or a number of seconds")
+    return _number_us(value)
+
+
+def instants(values: Sequence[object], now_us: int) -> tuple[Micros, Refused]:
+    """A column of texts, numbers and None (which is `now_us`): times, and what is wrong with those that are none (0 there)."""
+    if len(values) <= _FEW:
+        return _one_by_one(values, now_us)
+    kinds = set(map(type, values))
+    if kinds <= {str, type(None)}:
+        return texts_us(pa.array(values, pa.string()), now_us)
+    if kinds == {int} or kinds == {float}:
+        try:
+            numbers: Numbers = np.array(values, np.float64) if kinds == {float} else np.array(values, np.int64)
+            return numbers_us(numbers), {}
+        except OverflowError:
+            pass  # an integer past 64 bits: named below
+    return _one_by_one(values, now_us)
+
+
+def texts_us(texts: pa.Array, now_us: int) -> tuple[Micros, Refused]:
+    """A string column; null is `now_us`."""
+    for unit, divisor in ((_UTC_US, 1), (_UTC_NS, 1_000)):
+        try:
+            found = pc.cast(texts, unit).view(pa.int64())
+        except pa.ArrowInvalid:
+            # More than six digits, or a text that is no time.
+            continue
+        micros = _numpy(found, now_us * divisor)
+        return (micros if divisor == 1 else micros // divisor), {}
+    return _one_by_one(texts.to_pylist(), now_us)
+
+
+def numbers_us(numbers: Numbers) -> Micros:
+    """Numbers as `instant_us` reads each; finite ones only."""
+    if not len(numbers):
+        return np.empty(0, np.int64)
+    low, high = numbers.min(), numbers.max()
+    size = _size(high)
+    if low >= 0 and _size(low) == size:
+        return _scaled(numbers, size)
+    sizes = np.searchsorted(_LIMITS, np.abs(np.maximum(numbers, -MICROS_BELOW)).astype(numbers.dtype), side="right")
+    found = np.empty(len(numbers), np.int64)
+    for size in range(4):
+        of_size = sizes == size
+        found[of_size] = _scaled(numbers[of_size], size)
+    return found
+
+
+def naive_us(wall: Micros, zone: Zone) -> Micros:
+    """Wall-clock times (µs since 1970 as if they were UTC) in `zone`, as Python converts a naive datetime: of an hour that comes
+    twice the first, and an hour that is skipped by the offset before it.
+    """
+    tz = None if zone == LOCAL else ZoneInfo(zone) if isinstance(zone, str) else zone
+    quarters, where = np.unique(wall // _QUARTER_US, return_inverse=True)
+    first = np.array([_offset_us(quarter * _QUARTER_US, tz) for quarter in quarters.tolist()], dtype=np.int64)
+    last = np.array([_offset_us((quarter + 1) * _QUARTER_US - 1, tz) for quarter in quarters.tolist()], dtype=np.int64)
+    offsets = first[where]
+    for row in np.flatnonzero((first != last)[where]).tolist():
+        offsets[row] = _offset_us(int(wall[row]), tz)
+    return wall - offsets
+
+
+def _offset_us(wall_us: int, tz: dt.tzinfo | None) -> int:
+    try:
+        wall = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=wall_us)
+        offset = wall.replace(tzinfo=tz).utcoffset() if tz else wall.astimezone().utcoffset()
+    except (OverflowError, ValueError, OSError):
+        return 0  # a year that no datetime has: refused for its time anyway
+    return (offset or dt.timedelta()) // _MICROSECOND
+
+
+def _one_by_one(values: Sequence[object], now_us: int) -> tuple[Micros, Refused]:
+    refused: Refused = {}
+    found: list[int] = []
+    for index, value in enumerate(values):
+        try:
+            us = now_us if value is None else instant_us(value)
+            if not -(2**63) <= us < 2**63:
+                raise RefusedValueError("timestamp", value, "is no time that is kept")
+        except RefusedValueError as refusal:
+            refused[index] = refusal
+            us = 0
+        found.append(us)
+    return np.array(found, dtype=np.int64), refused
+
+
+def _text_us(text: str) -> int:
+    try:
+        # RFC 3339 allows a small z; Python does not.
+        time = dt.datetime.fromisoformat(text[:-1] + "Z" if text.endswith("z") else text)
+    except ValueError:
+        reason = "is not a time; write ISO 8601 with Z or an offset, such as 2026-11-20T12:00:00.123456Z, or a number of seconds"
+        raise RefusedValueError("timestamp", text, reason) from None
+    if time.tzinfo is None:
+        raise RefusedValueError("timestamp", text, "has no time zone; end it with Z for UTC or with an offset such as +01:00")
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def _number_us(number: int | float) -> int:
+    if not math.isfinite(number):
+        raise RefusedValueError("timestamp", number, "is not a finite number")
+    size = abs(number)
+    if size < SECONDS_BELOW:
+        return round(number * 1_000_000)
+    if size < MILLIS_BELOW:
+        return round(number * 1_000)
+    if size < MICROS_BELOW:
+        return math.floor(number)
+    return math.floor(number) // 1_000
+
+
+def _size(number: np.int64 | np.float64) -> int:
+    return 0 if number < SECONDS_BELOW else 1 if number < MILLIS_BELOW else 2 if number < MICROS_BELOW else 3
+
+
+def _scaled(numbers: Numbers, size: int) -> Micros:
+    if size < 2:
+        scaled = numbers * (1_000_000, 1_000)[size]
+        return (scaled if scaled.dtype == np.int64 else np.rint(scaled)).astype(np.int64, copy=False)
+    if numbers.dtype != np.int64:
+        numbers = np.floor(np.clip(numbers, -_SAFE_FLOAT, _SAFE_FLOAT))
+    whole = numbers.astype(np.int64, copy=False)
+    return whole if size == 2 else whole // 1_000
+
+
+def _numpy(column: pa.Array, null: int) -> Micros:
+    if column.null_count:
+        column = pc.fill_null(column, null)
+    found: Micros = column.to_numpy(zero_copy_only=False)
+    return found
