@@ -126,7 +126,9 @@ def report_run_failures(
 
 
 def _hash(rules: RuleSet) -> str:
-    return digest_of(rules.missing, sorted(rules.refused), *((r.name, r.tenant_id, r.version, r.channels) for r in rules.rules))
+    beyond = sorted((tenant, sorted(names)) for tenant, names in rules.beyond_quota.items())
+    each = ((r.name, r.tenant_id, r.version, r.channels) for r in rules.rules)
+    return digest_of(rules.missing, sorted(rules.refused), beyond, *each)
 
 
 @dataclass(frozen=True)

@@ -228,10 +228,13 @@ class RuleSet:
     """Names of rules that were refused: what they had stored is kept until they are mended."""
     missing: bool = False
     """There is no rule file: nothing is judged, and what is stored is kept."""
+    beyond_quota: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """For a tenant with more rules than its quota the names of those that are not judged for it."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
         return tuple(problem for problem in self.problems if problem.level is Level.ERROR)
 
     def for_tenant(self, tenant: str) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self.rules if rule.applies_to(tenant))
+        beyond = self.beyond_quota.get(tenant, frozenset())
+        return tuple(rule for rule in self.rules if rule.applies_to(tenant) and rule.name not in beyond)

@@ -9,15 +9,17 @@ lose commits); across machines Dagster's pools do.
 from __future__ import annotations
 
 import datetime as dt
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from analytics_dagster.errors import BusyError, IntegrityError
+from analytics_dagster.errors import BusyError, IntegrityError, UserError
 from analytics_dagster.lake.compute import connect, identifier, literal
 from analytics_dagster.lake.schemas import PartitionBy, TableSchema
 from analytics_dagster.tenant_ids import validate_tenant_id
@@ -61,6 +63,18 @@ class TenantLake:
     def table(self, schema: TableSchema) -> Table:
         lock = self._lock_root / f"{schema.layer}-{schema.name}.lock"
         return Table(schema, f"{self._root}/{schema.path}", lock, self._storage_options)
+
+    def stored_bytes(self) -> int:
+        """Size of all files below this tenant's root, those included that no version of a table names any more."""
+        return sum(_size_of(Path(folder, name)) for folder, _, names in os.walk(self._root) for name in names)
+
+    def delete(self) -> None:
+        """Delete all tables for good. A call that was cut short is made again. Raises UserError where this cannot be done."""
+        if "://" in self._root:
+            raise UserError(f"{self._root} is no folder of this machine; delete it with its store's own tools")
+        for folder in (self._root, self._lock_root):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)
@@ -258,6 +272,13 @@ class Table:
         if first is None or last is None:
             raise IntegrityError(f"{self.schema.path}: a range of days needs both ends")
         return f"ts >= '{first}T00:00:00Z' AND ts < '{last + dt.timedelta(days=1)}T00:00:00Z'"
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # removed by a maintenance that runs meanwhile
+        return 0
 
 
 def _batches(data: ArrowRows) -> pa.RecordBatchReader:

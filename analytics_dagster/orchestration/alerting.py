@@ -171,8 +171,13 @@ def _source(installation: Installation) -> CatalogueSource:
 
 
 def _rules(installation: Installation, alerting: AlertingConfig, source: CatalogueSource) -> RuleSet:
+    from analytics_dagster.alerts.rule_quota import within_quota
+    from analytics_dagster.tenancy.quotas import Quotas
+
     tenants = installation.tenants.active()
-    return load_installed_rules(installation.settings, alerting.names, lambda name: source.knows(name, tenants))
+    rules = load_installed_rules(installation.settings, alerting.names, lambda name: source.knows(name, tenants))
+    limits_of = Quotas(installation.database, installation.settings, installation.clock).limits_of()
+    return within_quota(rules, tenants, lambda tenant: limits_of(tenant).rules)
 
 
 def _scope_of(run: dg.DagsterRun) -> tuple[str, ...]:

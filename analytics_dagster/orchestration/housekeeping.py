@@ -1,8 +1,11 @@
-"""Keeping house: Delta checkpoints and vacuum, and the retention that Dagster's event log does not have of its own."""
+"""Keeping house: Delta checkpoints and vacuum, removed tenants' data, and the retention that Dagster's event log does not have of
+its own.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,10 +30,32 @@ _MOST_RUNS = 5_000
 class HouseReport:
     tables: int
     runs: int
+    purged: Sequence[str] = ()
+    """Removed tenants whose data was deleted."""
 
 
 def keep_house(installation: Installation, instance: dg.DagsterInstance) -> HouseReport:
-    return HouseReport(_maintain_tables(installation), _prune_runs(installation, instance))
+    purged = _purge_tenants(installation)
+    report = HouseReport(_maintain_tables(installation), _prune_runs(installation, instance), purged)
+    _measure(installation)
+    return report
+
+
+def _purge_tenants(installation: Installation) -> Sequence[str]:
+    from analytics_dagster.tenancy.purge import Purge
+
+    settings = installation.settings
+    grace = dt.timedelta(days=settings.analytics_tenant_grace_days)
+    lake, database, clock = installation.lake, installation.database, installation.clock
+    return Purge(settings.analytics_home, lake, database, installation.tenants, clock, grace).run()
+
+
+def _measure(installation: Installation) -> None:
+    from analytics_dagster.tenancy.stored_bytes import measure_stored_bytes
+    from analytics_dagster.tenancy.usage import Usage
+
+    home, clock = installation.settings.analytics_home, installation.clock
+    measure_stored_bytes(home, installation.lake, installation.tenants, Usage(installation.database, clock), clock)
 
 
 def _tables(installation: Installation) -> list[Table]:

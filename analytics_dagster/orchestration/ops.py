@@ -26,7 +26,9 @@ def continue_demo(context: dg.OpExecutionContext, platform: Platform) -> None:
             context.log.info("tenant %s: %s", record.tenant, days)
 
 
-@dg.op(description="Vacuum, checkpoint, prune.")
+@dg.op(description="Vacuum, checkpoint, prune; delete removed tenants' data when their grace period is over.")
 def keep_house(context: dg.OpExecutionContext, platform: Platform) -> None:
     report = keep_house_of(platform.open(), context.instance)
     context.log.info("%d tables maintained, %d runs pruned", report.tables, report.runs)
+    for tenant in report.purged:
+        context.log.warning("tenant %s was removed, and its grace period is over: its data is deleted", tenant)

@@ -149,6 +149,6 @@ class _StoredBytes:
 
     def refresh(self) -> None:
         try:
-            self._sizes = json.loads(self._path.read_text(encoding="utf-8"))
+            self._sizes = json.loads(self._path.read_text(encoding="utf-8"))["bytes"]
         except FileNotFoundError:
             self._sizes = {}
