@@ -1,0 +1,205 @@
+"""The writing end of one folder's stream: commits become frames of the current segment and are durable when `commit` returns.
+
+The order that must hold: frames, sync, mark. Readers look no further than the mark, so they see nothing whose commit failed;
+and after a failed commit nothing more goes into that file: the next segment's header says where it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from analytics_dagster.clock import Clock
+from analytics_dagster.ingest.log.payloads import SeriesNumbers, encode_plays
+from analytics_dagster.ingest.log.recovery import recover
+from analytics_dagster.ingest.log.segments import (
+    COMMITTED,
+    HEADER_BYTES,
+    FrameHeader,
+    Kind,
+    Mark,
+    SegmentHeader,
+    padded,
+    segment_path,
+    sync_folder,
+)
+from analytics_dagster.ingest.points import Plays, Points
+
+_LOG = logging.getLogger(__name__)
+# Without times: a segment's growth is waited for, its last change is not. Absent on macOS.
+_sync_data = getattr(os, "fdatasync", os.fsync)
+
+
+class SegmentFile(Protocol):
+    """The file of a segment, as the stream uses it; tests put failing ones in its place."""
+
+    def write(self, buffers: Sequence[bytes | pa.Buffer], offset: int) -> None:
+        """Write all of `buffers` at `offset`."""
+        ...
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Cut the file."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+class Disk:
+    """Makes segment files that lie on a real disk."""
+
+    def create(self, path: Path) -> SegmentFile:
+        """A new, empty file. Raises OSError, FileExistsError too."""
+        return _DiskFile(path)
+
+
+class _DiskFile:
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+    def write(self, buffers: Sequence[bytes | pa.Buffer], offset: int) -> None:
+        rest = [memoryview(buffer).cast("B") for buffer in buffers]
+        while rest:
+            written = os.pwritev(self._descriptor, rest, offset)
+            offset += written
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][written:]
+
+    def sync(self) -> None:
+        _sync_data(self._descriptor)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class Stream:
+    """Appends commits to a folder. For one thread, and only under the folder's lock."""
+
+    def __init__(self, folder: Path, clock: Clock, segment_bytes: int, disk: Disk) -> None:
+        self._folder, self._clock, self._segment_bytes, self._disk = folder, clock, segment_bytes, disk
+        self._mark = Mark(folder / COMMITTED)
+        tail = recover(folder)
+        self.end = tail.end
+        """Position of the newest durable batch, 0 for none."""
+        # A new folder does not begin at 0: should somebody delete the log but keep the lake, positions still rise.
+        self._floor = tail.floor or max(1, _micros(clock)) * 1_000
+        self._file: SegmentFile | None = None
+        self._base = self._next = 0
+        self._definitions = 0
+        self._series = SeriesNumbers()
+        # On a full disk the writer comes up all the same, and begins when there is room.
+        with contextlib.suppress(OSError):
+            self._begin()
+
+    def commit(self, points: Sequence[Points], plays: Sequence[Plays]) -> int:
+        """Make one commit durable, and give its bytes. Raises OSError; then nothing of it is ever read."""
+        if self._file is None or self._next - self._base >= self._segment_bytes:
+            self._begin()
+        assert self._file is not None
+        start = self._next
+        try:
+            buffers, end, definitions = self._frames(points, plays)
+            self._file.write(buffers, start - self._base)
+            self._file.sync()
+        except BaseException:
+            # Also when it was no disk's fault: series numbers may have been given out that no frame defines.
+            self._abandon()
+            raise
+        self.end = self._next = end
+        self._definitions = definitions
+        self._publish()
+        return end - start
+
+    def close(self) -> None:
+        """Let go of the segment's file. It keeps its name; the next writer begins another."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _frames(self, points: Sequence[Points], plays: Sequence[Plays]) -> tuple[list[bytes | pa.Buffer], int, int]:
+        buffers: list[bytes | pa.Buffer] = []
+        before = end = self._next
+        definitions = self._definitions
+        written = _micros(self._clock)
+
+        def add(kind: Kind, rows: int, payload: pa.Buffer) -> None:
+            nonlocal end, definitions
+            size = len(payload)
+            frame = FrameHeader(end, size, before, definitions, written, rows, kind, zlib.crc32(payload))
+            buffers.extend([frame.pack(), payload])
+            if padded(size) > size:
+                buffers.append(bytes(padded(size) - size))
+            end, definitions = frame.end, end if kind is Kind.SERIES else definitions
+
+        if points:
+            series, new, rows = self._series.encode(points)
+            if series is not None:
+                add(Kind.SERIES, new, series)
+            add(Kind.POINTS, sum(map(len, points)), rows)
+        if plays:
+            add(Kind.PLAYS, sum(map(len, plays)), encode_plays(plays))
+        return buffers, end, definitions
+
+    def _begin(self) -> None:
+        """Begin a segment behind what is committed. Its name is durable before anything is written to it."""
+        self.close()
+        base = max(self.end, self._floor)
+        path = segment_path(self._folder, base)
+        # Only one that never got a frame can bear this name; never written again, a sync of it may have failed.
+        path.unlink(missing_ok=True)
+        file = self._disk.create(path)
+        try:
+            file.write([SegmentHeader(base, self.end, _micros(self._clock)).pack()], 0)
+            file.sync()
+            sync_folder(self._folder)
+        except BaseException:
+            file.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        self._file, self._base, self._next = file, base, base + HEADER_BYTES
+        self._definitions, self._series = 0, SeriesNumbers()
+        self._publish()
+
+    def _abandon(self) -> None:
+        """After a failed commit: cut it off twice, in its file and by beginning a segment that says where the stream goes on.
+
+        A sync that failed is never tried again on the same file: the kernel may have dropped the pages and would report success.
+        Should both fail, as on a disk that is gone, the mark still hides it from readers for as long as this process lives.
+        """
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._next - self._base)
+            with contextlib.suppress(OSError):
+                self.close()
+            self._file = None
+        with contextlib.suppress(OSError):
+            self._begin()
+
+    def _publish(self) -> None:
+        try:
+            self._mark.write(self.end)
+        except OSError as error:
+            # What is durable stays acknowledged; readers see it with the next mark.
+            _LOG.warning("%s: the committed mark could not be written: %s", self._folder, error)
+
+
+def _micros(clock: Clock) -> int:
+    return int(clock.now().timestamp() * 1_000_000)
