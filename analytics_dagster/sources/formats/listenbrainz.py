@@ -1,19 +1,20 @@
 """`listenbrainz`: the export of a ListenBrainz account: JSON lines by month in a zip archive or folder, or an older single file.
 
-Metadata as submitted wins over ListenBrainz' later mapping for names; ids come from either.
+What a listen is as a play is said in `ingest.wire.listenbrainz`, which scrobblers' submissions go through too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from analytics_dagster.errors import UnreadableFileError
+from analytics_dagster.ingest.points import RefusedValueError
+from analytics_dagster.ingest.wire.listenbrainz import ListenMetadata, play_row, text_or_none
 from analytics_dagster.lake.schemas import PLAYS, TableSchema
 from analytics_dagster.sources.files import SourceFile, uncompressed_name
-from analytics_dagster.sources.identity import ONLY_LISTENER, artist_id, device_kind, event_id, track_id
+from analytics_dagster.sources.identity import ONLY_LISTENER
 from analytics_dagster.sources.json_objects import decode_object, json_outcomes
 from analytics_dagster.sources.parsed import Outcome, Reading, RefusedRecordError, Row
 from analytics_dagster.sources.times import TimeReader, epoch_micros
@@ -23,21 +24,8 @@ _ENDINGS = (".jsonl", ".json", ".ndjson", ".listens")
 _MARK = b'"track_metadata"'
 
 
-class _Mapping(msgspec.Struct, gc=False):
-    recording_mbid: str | None = None
-    artist_mbids: list[str] | None = None
-
-
-class _Metadata(msgspec.Struct):
-    artist_name: str | None = None
-    track_name: str | None = None
-    release_name: str | None = None
-    additional_info: dict[str, Any] | None = None
-    mbid_mapping: _Mapping | None = None
-
-
 class _Listen(msgspec.Struct):
-    track_metadata: _Metadata
+    track_metadata: ListenMetadata
     listened_at: float | str | None = None
     timestamp: float | str | None = None
     user_name: str | None = None
@@ -67,22 +55,11 @@ class ListenBrainz:
 
 
 def _row(listen: _Listen, times: TimeReader, reading: Reading) -> Row:
-    metadata = listen.track_metadata
-    info, mapping = metadata.additional_info or {}, metadata.mbid_mapping or _Mapping()
-    title, artist = _text(metadata.track_name), _text(metadata.artist_name)
-    if title is None:
-        raise RefusedRecordError("track_metadata.track_name", "is empty; a listen needs a track")
     ts = _moment(listen, times, reading)
-    listener = _text(listen.user_name) or ONLY_LISTENER
-    recording = _text(info.get("recording_mbid")) or _text(mapping.recording_mbid)
-    artists = info.get("artist_mbids") or mapping.artist_mbids
-    first_artist = _text(artists[0]) if isinstance(artists, list) and artists else None
-    return (
-        event_id("listenbrainz", listener, ts, artist, title),
-        ts, listener, recording or track_id(artist, title), title, first_artist or artist_id(artist), artist,
-        _text(metadata.release_name), None, _length(info), None, None, None, None, device_kind(_device(info)), None, None, None,
-        None, "listenbrainz",
-    )  # fmt: skip
+    try:
+        return play_row(listen.track_metadata, text_or_none(listen.user_name) or ONLY_LISTENER, ts)
+    except RefusedValueError as error:
+        raise RefusedRecordError(error.field, error.reason) from None
 
 
 def _moment(listen: _Listen, times: TimeReader, reading: Reading) -> int:
@@ -95,27 +72,3 @@ def _moment(listen: _Listen, times: TimeReader, reading: Reading) -> int:
     except ValueError as error:
         raise RefusedRecordError(name, str(error)) from None
     return reading.window.check(moment, name)
-
-
-def _length(info: dict[str, Any]) -> int | None:
-    """Milliseconds of the track; clients write `duration_ms`, or `duration` in seconds."""
-    for name, scale in (("duration_ms", 1), ("duration", 1_000)):
-        value = info.get(name)
-        if value is None or value == "":
-            continue
-        try:
-            length = round(float(value) * scale)
-        except (TypeError, ValueError, OverflowError):
-            raise RefusedRecordError(f"track_metadata.additional_info.{name}", f"{value!r} is not a number") from None
-        if length < 0:
-            raise RefusedRecordError(f"track_metadata.additional_info.{name}", f"{value!r} is not a length")
-        return length or None
-    return None
-
-
-def _device(info: dict[str, Any]) -> str | None:
-    return _text(info.get("media_player")) and _text(info.get("submission_client"))
-
-
-def _text(value: object) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
