@@ -10,10 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from analytics_dagster.lake.database import Database
 
 _NOTES_IN_ONE_WRITE = 2_000
+
+FROM_LOG = "log"
+"""Name of the arrival under which the ingest log's days are noted."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,22 @@ class Landing:
     def complete(self, tenant: str, arrival: str) -> None:
         """Note that all of an arrival is in."""
         self._write_notes([_note_row(tenant, "", None, 0, arrival, self._clock.now())])
+
+    def note_consumed(self, arrived: Iterable[tuple[str, TableSchema, Mapping[dt.date, int]]]) -> None:
+        """Note what was landed from the ingest log: rows by day of each tenant and table.
+
+        One note for each day, replaced each time: with a round every ten seconds they would be millions. Who reads notes wants
+        the newest, and `rows` goes on counting until they were reported.
+        """
+        now = self._clock.now()
+        rows = [
+            _note_row(tenant, table.name, day, number, FROM_LOG, now)
+            for tenant, table, days in arrived
+            for day, number in sorted(days.items())
+        ]
+        for start in range(0, len(rows), _NOTES_IN_ONE_WRITE):
+            chunk = rows[start : start + _NOTES_IN_ONE_WRITE]
+            self._database.write(lambda connection, chunk=chunk: _replace_notes(connection, chunk))  # type: ignore[misc]
 
     def arrivals_of(self, tenant: str, arrival: str) -> bool:
         """Whether `arrival` was completed for this tenant."""
@@ -151,6 +170,33 @@ class Landing:
 
 def _note_row(tenant: str, table: str, day: dt.date | None, rows: int, arrival: str, now: dt.datetime) -> dict[str, object]:
     return {"tenant": tenant, "table_name": table, "day": day, "rows": rows, "arrival": arrival, "arrived_at": now}
+
+
+def _replace_notes(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Put `rows` in the place of the log's notes of the same tenants, tables and days."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.ingest.raw import reported_note
+    from analytics_dagster.lake.state_tables import arrivals
+
+    reported = reported_note(connection)
+    query = sa.select(arrivals.c.id, arrivals.c.tenant, arrivals.c.table_name, arrivals.c.day, arrivals.c.rows).where(
+        arrivals.c.arrival == FROM_LOG,
+        arrivals.c.tenant.in_({row["tenant"] for row in rows}),
+        arrivals.c.table_name.in_({row["table_name"] for row in rows}),
+        arrivals.c.day.between(min(row["day"] for row in rows), max(row["day"] for row in rows)),
+    )
+    before = {(old.tenant, old.table_name, old.day): old for old in connection.execute(query)}
+    replaced, made = [], []
+    for row in rows:
+        unreported = 0
+        if old := before.get((row["tenant"], row["table_name"], row["day"])):
+            replaced.append(old.id)
+            unreported = old.rows if old.id > reported else 0
+        made.append({**row, "rows": row["rows"] + unreported})
+    # First the new: SQLite gives the highest id + 1, and an id must not come again.
+    connection.execute(arrivals.insert(), made)
+    connection.execute(arrivals.delete().where(arrivals.c.id.in_(replaced)))
 
 
 def _numbered(data: ArrowRows) -> pa.RecordBatchReader:

@@ -11,6 +11,8 @@ from analytics_dagster.lake.lake import TenantLake
 from analytics_dagster.lake.schemas import TableSchema, landing
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from analytics_dagster.lake.database import Database
 
 
@@ -80,6 +82,48 @@ def newest_note(database: Database, tenant: str, table: str) -> int:
     query = sa.select(sa.func.max(arrivals.c.id)).where(arrivals.c.tenant == tenant, arrivals.c.table_name == table)
     with database.read() as connection:
         return int(connection.execute(query).scalar() or 0)
+
+
+REPORTED = "arrivals/reported"
+"""Cursor: the newest note whose rows Dagster was told of."""
+
+
+def reported_note(connection: sa.Connection) -> int:
+    """The newest note whose rows were reported, 0 for none."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import cursors
+
+    return int(connection.execute(sa.select(cursors.c.value).where(cursors.c.name == REPORTED)).scalar() or 0)
+
+
+def note_reported(database: Database, note: int, now: dt.datetime) -> None:
+    """Remember that everything up to `note` was reported."""
+    from analytics_dagster.lake.state_tables import cursors
+
+    def write(connection: sa.Connection) -> None:
+        values = {"value": str(max(note, reported_note(connection))), "changed_at": now}
+        if connection.execute(cursors.update().where(cursors.c.name == REPORTED).values(**values)).rowcount == 0:
+            connection.execute(cursors.insert().values(name=REPORTED, **values))
+
+    database.write(write)
+
+
+def forget_covered_notes(database: Database) -> int:
+    """Delete notes that were reported and say nothing that a newer one of the same tenant, table and day does not."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals
+
+    newest = sa.select(sa.func.max(arrivals.c.id)).group_by(arrivals.c.tenant, arrivals.c.table_name, arrivals.c.day)
+
+    def write(connection: sa.Connection) -> int:
+        covered = arrivals.delete().where(
+            arrivals.c.table_name != "", arrivals.c.id <= reported_note(connection), arrivals.c.id.not_in(newest)
+        )
+        return int(connection.execute(covered).rowcount)
+
+    return database.write(write)
 
 
 def arrivals_after(database: Database, note: int) -> list[Arrived]:
