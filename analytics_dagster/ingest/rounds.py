@@ -7,7 +7,9 @@ sorted by series and time, because Parquet then prunes by name and is a third of
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -103,20 +105,29 @@ def _points(rows: pa.Table) -> pa.Table:
     order = np.lexsort((_numbers(rows, "ts"), series))
     series, rows = series[order], rows.take(pa.array(order))
     rows = rows.append_column("series_id", _series_ids(rows, series))
-    with connect(threads=1) as connection:  # one thread: the ids come back in the order of the rows
-        connection.register("points", rows)
-        ids = connection.sql(f"SELECT {point_id_sql('series_id')} AS point_id FROM points").to_arrow_table()
-    return rows.append_column("point_id", ids.column(0))
+    return rows.append_column("point_id", _computed(rows, point_id_sql("series_id")))
 
 
 def _series_ids(rows: pa.Table, series: Ints) -> pa.DictionaryArray:
     """SERIES_ID_SQL of each row, computed once for each run of equal `series`."""
     begins = np.concatenate(([True], series[1:] != series[:-1]))
     first = rows.select(["type", "name", "labels"]).take(pa.array(np.flatnonzero(begins)))
-    with connect(threads=1) as connection:
-        connection.register("series", first)
-        ids = connection.sql(f"SELECT {SERIES_ID_SQL} AS series_id FROM series").to_arrow_table().column(0).combine_chunks()
+    ids = _computed(first, SERIES_ID_SQL).combine_chunks()
     return pa.DictionaryArray.from_arrays(pa.array(np.cumsum(begins) - 1, pa.int32()), ids)
+
+
+def _computed(rows: pa.Table, sql: str) -> pa.ChunkedArray:
+    """`sql` for each row. A slice of the rows for each processor, because one thread gives rows back in their order."""
+
+    def compute(slice_: pa.Table) -> pa.ChunkedArray:
+        with connect(threads=1) as connection:
+            connection.register("slice_", slice_)
+            return connection.sql(f"SELECT {sql} FROM slice_").to_arrow_table().column(0)
+
+    size = max(_CHUNK_ROWS, -(-rows.num_rows // (os.cpu_count() or 1)))
+    slices = [rows[start : start + size] for start in range(0, rows.num_rows, size)]
+    with ThreadPoolExecutor(len(slices)) as threads:
+        return pa.chunked_array([chunk for done in threads.map(compute, slices) for chunk in done.chunks], pa.string())
 
 
 def _plays(rows: pa.Table) -> pa.Table:
