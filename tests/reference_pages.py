@@ -17,6 +17,7 @@ from analytics_dagster.definitions import defs
 from analytics_dagster.lake.schemas import ARRIVAL_COLUMNS, QUARANTINE, RAW_TABLES, Column
 from analytics_dagster.orchestration.checks import BUILT_CHECK
 from analytics_dagster.settings import Settings
+from analytics_dagster.tenancy.roles import MEANING, PERMISSIONS, VERBS, Role
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,6 +127,14 @@ arrival's. Columns of aggregates follow from the [declared metrics](metrics.md);
 [models](models.md), and where the tables lie in [storage](storage.md).
 """
 
+PERMISSIONS_INTRO = """\
+What each role may do, to the tenants that its key is for ([keys and roles](../how-to/keys-and-roles.md)). Every route of the API
+names the permission that it needs, in `/openapi.json` too.
+"""
+VERBS_INTRO = """\
+Whoever may open the home's files may call every verb. The permission is what the same thing takes over HTTP.
+"""
+
 
 def settings_page() -> str:
     """`docs/reference/settings.md`."""
@@ -159,7 +168,24 @@ def tables_page() -> str:
     return "\n".join([_generated("Tables"), TABLES_INTRO, *sections, arrival, quarantine])
 
 
-PAGES = {"settings.md": settings_page, "assets.md": assets_page, "tables.md": tables_page}
+def permissions_page() -> str:
+    """`docs/reference/permissions.md`."""
+    head = ("permission", "to", *(f"`{role}`" for role in Role))
+    rows = [
+        (f"`{permission}`", said, *("yes" if permission in PERMISSIONS[role] else "" for role in Role))
+        for permission, said in MEANING.items()
+    ]
+    verbs = [(f"`analytics {verb}`", f"`{permission}`") for verb, permission in VERBS.items()]
+    sections = [f"## Roles\n\n{_table(head, rows)}", f"## Verbs\n\n{VERBS_INTRO}\n{_table(('verb', 'permission'), verbs)}"]
+    return "\n".join([_generated("Permissions"), PERMISSIONS_INTRO, *sections])
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "assets.md": assets_page,
+    "tables.md": tables_page,
+    "permissions.md": permissions_page,
+}
 
 
 def variable(name: str) -> str:

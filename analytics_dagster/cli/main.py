@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from analytics_dagster import __version__
-from analytics_dagster.cli import doctor, importing, materialize, query, rules, simulate, tenant, up
+from analytics_dagster.cli import audit, doctor, importing, key, materialize, query, rules, serve, simulate, tenant, up
 from analytics_dagster.cli.context import Invocation
 from analytics_dagster.errors import AnalyticsError, UserError
 
@@ -47,6 +47,7 @@ def _analytics(
 
 
 app.command("up")(up.up)
+app.command("serve")(serve.serve)
 app.command("simulate")(simulate.simulate)
 app.command("import")(importing.import_files)
 app.add_typer(importing.quarantine_app, name="quarantine")
@@ -55,6 +56,8 @@ app.command("query")(query.query)
 app.add_typer(query.metrics_app, name="metrics")
 app.add_typer(rules.app, name="rules")
 app.add_typer(tenant.app, name="tenant")
+app.add_typer(key.app, name="key")
+app.command("audit")(audit.audit)
 app.command("doctor")(doctor.doctor)
 
 
@@ -105,3 +108,7 @@ def home_first(arguments: list[str]) -> list[str]:
 def _fail(message: str) -> None:
     typer.echo(f"analytics: {message}", err=True)
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -283,7 +283,8 @@ class Keys:
         from analytics_dagster.lake.state_tables import api_key_tenants, api_keys, tenants
 
         wanted = record.tenants or ()
-        known = set(connection.execute(sa.select(tenants.c.tenant).where(tenants.c.tenant.in_(wanted))).scalars())
+        stays = tenants.c.status.in_((TenantStatus.ACTIVE, TenantStatus.SUSPENDED))
+        known = set(connection.execute(sa.select(tenants.c.tenant).where(tenants.c.tenant.in_(wanted), stays)).scalars())
         if missing := sorted(set(wanted) - known):
             raise NotFoundError(f"no tenant {missing[0]!r}; `analytics tenant add {missing[0]}` registers it")
         values = {name: getattr(record, name) for name in ("key_id", "name", "role", "created_at", "created_by", "expires_at")}

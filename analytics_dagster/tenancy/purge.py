@@ -1,4 +1,4 @@
-"""The end of a removed tenant: when its grace period is over, all that is stored of it is deleted, but for the bill and the trail.
+"""The end of a removed tenant: when its grace period is over, all that is stored of it is deleted, but the bill and the trail.
 
 First the way back is closed (status `purging`), then the files go, then the rows, and the registration last. Whatever cuts this
 short, the next call goes on from there: a tenant that is still registered is not done.
