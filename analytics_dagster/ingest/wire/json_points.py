@@ -21,12 +21,11 @@ from analytics_dagster.ingest.points import (
     Points,
     RefusedValueError,
     RowRefusal,
-    check_time,
 )
 from analytics_dagster.ingest.wire.bodies import BodyTooLargeError, UnreadableBodyError
 from analytics_dagster.ingest.wire.json_rows import ROW, ROWS, SHORT_ROW, SHORT_ROWS, Row, row_of
 from analytics_dagster.ingest.wire.series_cache import Numbers, SeriesCache, cache_of, labels_of, series_number
-from analytics_dagster.ingest.wire.times import instants
+from analytics_dagster.ingest.wire.times import instants, refusal_of_time
 
 MAX_ROWS = 500_000
 """Rows of one JSON body: each becomes some objects of Python while it is read."""
@@ -158,20 +157,12 @@ def _row_refusal(index: int, original: bytes, why: RefusedValueError) -> RowRefu
 def _points(rows: Rows, admission: Admission, now_us: int) -> tuple[Points, Refused]:
     """All rows as points, and which of them are none."""
     values = np.array([row.value for row in rows], dtype=np.float64)
-    ts, refused = instants([row.timestamp for row in rows], now_us)
+    ts = instants([row.timestamp for row in rows], now_us)
+    series, refused = _series(rows, admission)
     for index in np.flatnonzero((ts < EARLIEST_US) | (ts > admission.latest_us)).tolist():
         if index not in refused:
-            refused[index] = _refusal_of_time(int(ts[index]), admission.latest_us)
-    series, refused_series = _series(rows, admission)
-    return Points(admission.table, series, ts, values), refused | refused_series
-
-
-def _refusal_of_time(ts_us: int, latest_us: int) -> RefusedValueError:
-    try:
-        check_time(ts_us, latest_us)
-    except RefusedValueError as why:
-        return why
-    raise AssertionError("a time within the limits was taken for one outside")
+            refused[index] = refusal_of_time(rows[index].timestamp, admission.latest_us)
+    return Points(admission.table, series, ts, values), refused
 
 
 def _series(rows: Rows, admission: Admission) -> tuple[npt.NDArray[np.int32], Refused]:

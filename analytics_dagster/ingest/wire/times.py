@@ -1,7 +1,8 @@
 """Times as clients write them, as µs since 1970 (UTC): ISO 8601 texts, numbers in any of four units, and naive times in a zone.
 
-Each comes twice: for one value, exactly and with the reason when it is none, and for a column at once. Both give the same
-number for the same time. Whether a time is too old or too new is not decided here but by `points.check_time`.
+Each comes twice: for a column at once, with NO_TIME where there is none, and for one value, exactly and with the reason. Both
+give the same number for the same time. Whether a time is too old or too new is not decided here but by `points.check_time`,
+which NO_TIME never passes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analytics_dagster.ingest.points import RefusedValueError
+from analytics_dagster.ingest.points import RefusedValueError, check_time
 
 Micros = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
-Refused = dict[int, RefusedValueError]
+
+NO_TIME = -(2**63)
 
 # A number's unit follows from its size: seconds up to here, then ms, then µs, then ns. 10^11 s are in the year 5138 and
 # 10^11 ms in 1973, before the first day that is kept, so no time that is taken can be read in two ways.
@@ -37,6 +39,8 @@ _UTC_NS = pa.timestamp("ns", "UTC")
 _FEW = 16
 # An offset is looked up once for each quarter of an hour: nearly all changes fall between two (St John's came at one past).
 _QUARTER_US = 900_000_000
+# Some 28 years of them: so many may be marked one by one.
+_QUARTERS_LISTED = 1_000_000
 _SAFE_FLOAT = 9.2e18
 
 LOCAL = "local"
@@ -54,8 +58,17 @@ def instant_us(value: object) -> int:
     return _number_us(value)
 
 
-def instants(values: Sequence[object], now_us: int) -> tuple[Micros, Refused]:
-    """A column of texts, numbers and None (which is `now_us`): times, and what is wrong with those that are none (0 there)."""
+def refusal_of_time(value: object, latest_us: int) -> RefusedValueError:
+    """What is wrong with a time that is none, or is too old or too new."""
+    try:
+        check_time(instant_us(value), latest_us)
+    except RefusedValueError as why:
+        return why
+    return RefusedValueError("timestamp", value, "is no time that is kept")
+
+
+def instants(values: Sequence[object], now_us: int) -> Micros:
+    """A column of texts, numbers and None, which is `now_us`."""
     if len(values) <= _FEW:
         return _one_by_one(values, now_us)
     kinds = set(map(type, values))
@@ -64,13 +77,13 @@ def instants(values: Sequence[object], now_us: int) -> tuple[Micros, Refused]:
     if kinds == {int} or kinds == {float}:
         try:
             numbers: Numbers = np.array(values, np.float64) if kinds == {float} else np.array(values, np.int64)
-            return numbers_us(numbers), {}
+            return numbers_us(numbers)
         except OverflowError:
-            pass  # an integer past 64 bits: named below
+            pass  # an integer past 64 bits
     return _one_by_one(values, now_us)
 
 
-def texts_us(texts: pa.Array, now_us: int) -> tuple[Micros, Refused]:
+def texts_us(texts: pa.Array, now_us: int) -> Micros:
     """A string column; null is `now_us`."""
     for unit, divisor in ((_UTC_US, 1), (_UTC_NS, 1_000)):
         try:
@@ -79,14 +92,18 @@ def texts_us(texts: pa.Array, now_us: int) -> tuple[Micros, Refused]:
             # More than six digits, or a text that is no time.
             continue
         micros = _numpy(found, now_us * divisor)
-        return (micros if divisor == 1 else micros // divisor), {}
+        return micros if divisor == 1 else micros // divisor
     return _one_by_one(texts.to_pylist(), now_us)
 
 
 def numbers_us(numbers: Numbers) -> Micros:
-    """Numbers as `instant_us` reads each; finite ones only."""
+    """Numbers as `instant_us` reads each."""
     if not len(numbers):
         return np.empty(0, np.int64)
+    if numbers.dtype != np.int64 and not (finite := np.isfinite(numbers)).all():
+        found = np.full(len(numbers), NO_TIME)
+        found[finite] = numbers_us(numbers[finite])
+        return found
     low, high = numbers.min(), numbers.max()
     size = _size(high)
     if low >= 0 and _size(low) == size:
@@ -104,13 +121,23 @@ def naive_us(wall: Micros, zone: Zone) -> Micros:
     twice the first, and an hour that is skipped by the offset before it.
     """
     tz = None if zone == LOCAL else ZoneInfo(zone) if isinstance(zone, str) else zone
-    quarters, where = np.unique(wall // _QUARTER_US, return_inverse=True)
+    quarters, where = _distinct(wall // _QUARTER_US)
     first = np.array([_offset_us(quarter * _QUARTER_US, tz) for quarter in quarters.tolist()], dtype=np.int64)
     last = np.array([_offset_us((quarter + 1) * _QUARTER_US - 1, tz) for quarter in quarters.tolist()], dtype=np.int64)
     offsets = first[where]
     for row in np.flatnonzero((first != last)[where]).tolist():
         offsets[row] = _offset_us(int(wall[row]), tz)
     return wall - offsets
+
+
+def _distinct(quarters: Micros) -> tuple[Micros, npt.NDArray[np.int64]]:
+    """The different ones, rising, and each one's place among them: without sorting where they lie within some years."""
+    first, last = (int(quarters.min()), int(quarters.max())) if len(quarters) else (0, 0)
+    if last - first > _QUARTERS_LISTED:
+        return np.unique(quarters, return_inverse=True)
+    present = np.zeros(last - first + 1, bool)
+    present[quarters - first] = True
+    return np.flatnonzero(present) + first, (np.cumsum(present) - 1)[quarters - first]
 
 
 def _offset_us(wall_us: int, tz: dt.tzinfo | None) -> int:
@@ -122,19 +149,16 @@ def _offset_us(wall_us: int, tz: dt.tzinfo | None) -> int:
     return (offset or dt.timedelta()) // _MICROSECOND
 
 
-def _one_by_one(values: Sequence[object], now_us: int) -> tuple[Micros, Refused]:
-    refused: Refused = {}
-    found: list[int] = []
-    for index, value in enumerate(values):
-        try:
-            us = now_us if value is None else instant_us(value)
-            if not -(2**63) <= us < 2**63:
-                raise RefusedValueError("timestamp", value, "is no time that is kept")
-        except RefusedValueError as refusal:
-            refused[index] = refusal
-            us = 0
-        found.append(us)
-    return np.array(found, dtype=np.int64), refused
+def _one_by_one(values: Sequence[object], now_us: int) -> Micros:
+    return np.fromiter((now_us if value is None else _or_no_time(value) for value in values), np.int64, len(values))
+
+
+def _or_no_time(value: object) -> int:
+    try:
+        us = instant_us(value)
+    except RefusedValueError:
+        return NO_TIME
+    return us if abs(us) < 2**63 else NO_TIME
 
 
 def _text_us(text: str) -> int:
@@ -150,7 +174,7 @@ def _text_us(text: str) -> int:
 
 
 def _number_us(number: int | float) -> int:
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         raise RefusedValueError("timestamp", number, "is not a finite number")
     size = abs(number)
     if size < SECONDS_BELOW:

@@ -1,0 +1,64 @@
+"""Labels as Python dicts, one a row (a DataFrame's column of objects), to a column of JSON texts for `points_from_table`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+_ENCODER = msgspec.json.Encoder()
+_KEYS = {str}
+# What JSON writes in one way only. A date, say, would be written as text, and could not be told from one.
+_VALUES = {str, int, bool}
+
+
+def labels_of_dicts(dicts: Sequence[object]) -> pa.DictionaryArray:
+    """A dictionary-encoded column: row i's code, and each different labels' JSON once; None and NaN are null.
+
+    Nothing is checked: labels that are not allowed are written so that `points_from_table` refuses their rows by name.
+    """
+    if set(map(type, dicts)) == {dict} and _is_plain(dicts):
+        try:
+            return _encoded(_ENCODER.encode_lines(dicts))
+        except (UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
+            pass  # a lone surrogate, or a number past 64 bits: below, a row at a time
+    return pa.array([_text(row) for row in dicts], pa.string()).dictionary_encode()
+
+
+def _is_plain(dicts: Sequence[Any]) -> bool:
+    return set(map(type, chain.from_iterable(dicts))) <= _KEYS and (
+        set(map(type, chain.from_iterable(map(dict.values, dicts)))) <= _VALUES
+    )
+
+
+def _encoded(lines: bytes) -> pa.DictionaryArray:
+    """Lines as a column without an object for each: its texts end with their line's end, which JSON does not mind."""
+    ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n")) + 1
+    offsets = np.concatenate([np.zeros(1, np.int64), ends])
+    texts = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(lines))
+    encoded = texts.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices, encoded.dictionary.cast(pa.string()))
+
+
+def _text(row: object) -> str | None:
+    if row is None or (isinstance(row, float) and row != row):
+        return None
+    if not isinstance(row, Mapping):
+        return json.dumps([str(row)])
+    # A key that is no text gets brackets, so that none passes for a label's name: None is not "None".
+    return json.dumps({key if isinstance(key, str) else f"<{key!r}>": _value(value) for key, value in row.items()})
+
+
+def _value(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    return [repr(value)]
