@@ -28,6 +28,8 @@ _MAX_COMMIT_ROWS = 500_000
 _POINT_BYTES = 20
 # A writer that is being replaced may need this long to go.
 LOCK_PATIENCE_SECONDS = 2.0
+# While the disk fails and nothing comes in, it is tried this often.
+_MEND_SECONDS = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _Waiting = tuple[Points | Plays, Future[None]]
@@ -123,7 +125,10 @@ class EmbeddedLog:
         self._lock.release()
 
     def _run(self) -> None:
-        while taken := self._take():
+        while (taken := self._take()) is not None:
+            if not taken:
+                self._stream.mend()
+                continue
             failure = self._commit([rows for rows, _ in taken])
             self._tell(failure)
             with self._changed:
@@ -136,11 +141,14 @@ class EmbeddedLog:
                     # Each its own: raising sets the traceback of the very object.
                     future.set_exception(copy(failure))
 
-    def _take(self) -> list[_Waiting]:
-        """What goes into the next commit, at least one request; nothing when the log is closed and all is done."""
+    def _take(self) -> list[_Waiting] | None:
+        """What goes into the next commit; None when the log is closed and all is done, nothing when there is time to mend."""
         with self._changed:
-            while not self._queue and not self._closing:
-                self._changed.wait()
+            while not self._queue:
+                if self._closing:
+                    return None
+                if not self._changed.wait(_MEND_SECONDS if self._stream.broken else None):
+                    return []
             taken: list[_Waiting] = []
             rows = 0
             while self._queue and (not taken or rows + len(self._queue[0][0]) <= _MAX_COMMIT_ROWS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -45,15 +46,17 @@ def acquire(folder: Path, *, patience: float, writer: bool = True) -> FolderLock
             break
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "that is just starting"
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "(unknown)"
                 os.close(descriptor)
                 raise BusyError(
                     f"the log {folder} is being written by process {holder}; stop it first, or use another home (--home)"
                 ) from None
             time.sleep(_LOOK_AGAIN_SECONDS)
     if writer:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        # On a full disk the number is not to be had, but the lock is.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return FolderLock(descriptor)
 
 

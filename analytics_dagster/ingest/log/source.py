@@ -223,24 +223,28 @@ class FolderSource:
 
 
 def _frames(span: _Span, data: pa.Buffer, start: int) -> Iterator[tuple[FrameHeader, pa.Buffer]]:
-    """The whole frames in `data`. The last one may lie in it in part only; the first must be whole."""
+    """The whole frames in `data`, at least one: what is behind is torn by the window's end, or damaged and the next first."""
     view = memoryview(data)
     at = 0
     while at < len(data):
         header = parse_frame(view, at, start + at)
-        if header is None and len(data) - at < HEADER_BYTES and at > 0 and start + len(data) < span.end:
-            return
-        if header is None:
-            raise _damaged(span, start + at, "there is no frame header")
-        if header.end > start + len(data) and at > 0 and header.end <= span.end:
-            return
-        yield header, _payload(span, data, at, header)
+        try:
+            if header is None:
+                raise _damaged(span, start + at, "there is no frame header")
+            payload = _payload(span, data, at, header)
+        except IntegrityError:
+            if at > 0:
+                return
+            raise
+        yield header, payload
         at = header.end - start
 
 
 def _payload(span: _Span, data: pa.Buffer, at: int, header: FrameHeader) -> pa.Buffer:
+    if header.end > span.end or header.end - header.start > len(data) - at:
+        raise _damaged(span, header.start, "its frame is longer than what was committed")
     payload = data.slice(at + HEADER_BYTES, header.length)
-    if header.end > span.end or zlib.crc32(payload) != header.checksum:
+    if zlib.crc32(payload) != header.checksum:
         raise _damaged(span, header.start, "the checksum of its frame differs")
     if header.kind not in frozenset(Kind):
         raise IntegrityError(
@@ -256,7 +260,7 @@ def _load(descriptor: int, span: _Span, series: SegmentSeries, newest: int) -> N
         header = parse_frame(memoryview(_read(descriptor, newest - span.base, HEADER_BYTES)), 0, newest)
         if header is None or header.kind != Kind.SERIES:
             raise _damaged(span, newest, "there is no frame of series")
-        data = _read(descriptor, newest - span.base, HEADER_BYTES + header.length)
+        data = _read(descriptor, newest - span.base, header.end - newest)
         missing.append((newest, _payload(span, data, 0, header)))
         newest = header.definitions
     for start, payload in reversed(missing):

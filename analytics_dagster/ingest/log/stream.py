@@ -105,8 +105,7 @@ class Stream:
         self._definitions = 0
         self._series = SeriesNumbers()
         # On a full disk the writer comes up all the same, and begins when there is room.
-        with contextlib.suppress(OSError):
-            self._begin()
+        self.mend()
 
     def commit(self, points: Sequence[Points], plays: Sequence[Plays]) -> int:
         """Make one commit durable, and give its bytes. Raises OSError; then nothing of it is ever read."""
@@ -127,8 +126,23 @@ class Stream:
         self._publish()
         return end - start
 
+    @property
+    def broken(self) -> bool:
+        """Whether a commit failed and the next segment, which cuts it off for good, could not be begun."""
+        return self._file is None
+
+    def mend(self) -> None:
+        """Begin that segment now, if the disk lets us."""
+        with contextlib.suppress(OSError):
+            self._begin()
+
     def close(self) -> None:
         """Let go of the segment's file. It keeps its name; the next writer begins another."""
+        if self.broken:
+            self.mend()
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -159,7 +173,7 @@ class Stream:
 
     def _begin(self) -> None:
         """Begin a segment behind what is committed. Its name is durable before anything is written to it."""
-        self.close()
+        self._close_file()
         base = max(self.end, self._floor)
         path = segment_path(self._folder, base)
         # Only one that never got a frame can bear this name; never written again, a sync of it may have failed.
@@ -182,16 +196,16 @@ class Stream:
         """After a failed commit: cut it off twice, in its file and by beginning a segment that says where the stream goes on.
 
         A sync that failed is never tried again on the same file: the kernel may have dropped the pages and would report success.
-        Should both fail, as on a disk that is gone, the mark still hides it from readers for as long as this process lives.
+        Should both fail, as on a disk that is gone, the mark still hides it from readers for as long as this process lives, and
+        `mend` tries again.
         """
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._next - self._base)
             with contextlib.suppress(OSError):
-                self.close()
+                self._close_file()
             self._file = None
-        with contextlib.suppress(OSError):
-            self._begin()
+        self.mend()
 
     def _publish(self) -> None:
         try:
