@@ -1,0 +1,81 @@
+"""The FastAPI application: routes, errors as problem documents, and one OpenAPI document that has the plain routes too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from analytics_dagster import __version__
+from analytics_dagster.errors import AnalyticsError, ForeignTenantError
+from analytics_dagster.server import pages, reference, status
+from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, problem_of
+
+if TYPE_CHECKING:
+    from analytics_dagster.server.exchange import Exchange
+    from analytics_dagster.server.service import Service
+
+
+def build_api() -> FastAPI:
+    """The application behind `Front`, which gives it `analytics.service` and `analytics.exchange` in the scope."""
+    api = FastAPI(
+        title="analytics-dagster",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            AnalyticsError: _answer,
+            Problem: _answer,
+            RequestValidationError: _invalid,
+            HTTPException: _http,
+            Exception: _internal,
+        },
+    )
+    for room in (pages, status, reference):
+        api.include_router(room.router)
+    return api
+
+
+def respond(problem: Problem, request: Request) -> Response:
+    exchange: Exchange = request.scope["analytics.exchange"]
+    headers = {name.decode("ascii"): value.decode("latin-1") for name, value in problem.headers}
+    return Response(problem.body(exchange.request_id), problem.status, headers, CONTENT_TYPE.decode("ascii"))
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    service: Service = request.scope["analytics.service"]
+    if isinstance(error, ForeignTenantError):
+        service.note_foreign(request.scope["analytics.exchange"], error.tenant)
+    problem = problem_of(error)
+    if problem is None:
+        raise error
+    return respond(problem, request)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """A parameter or a body that is not what the route takes."""
+    assert isinstance(error, RequestValidationError)
+    told = [_told(found) for found in error.errors()]
+    first = told[0]
+    detail = f"{first['field']}: {first['reason']}" if first["field"] else first["reason"]
+    return respond(Problem(400, detail, kind="bad-parameters", members={"errors": told}), request)
+
+
+def _told(found: dict[str, Any]) -> dict[str, str]:
+    where = [str(part) for part in found["loc"]]
+    return {"field": ".".join(where[1:]) or where[0], "reason": str(found["msg"])}
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What Starlette says itself: there is no such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    return respond(Problem(error.status_code, str(error.detail), headers=headers), request)
+
+
+async def _internal(request: Request, _error: Exception) -> Response:
+    return respond(Problem(500, INTERNAL), request)  # Front, which the error goes on to, logs it

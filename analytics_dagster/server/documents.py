@@ -1,0 +1,119 @@
+"""The JSON documents that FastAPI's routes take and give. Field names are an interface: they stay."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from analytics_dagster.tenancy.roles import Role
+
+
+class Document(BaseModel):
+    """What is sent with a field that is not known is refused: it is a mistake that would go unnoticed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `errors` names rows that could not be taken, at most 100."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class MetricDocument(BaseModel):
+    name: str
+    description: str
+    type: str
+    unit: str
+    direction: str
+    owner: str
+    synonyms: list[str]
+    family: str
+    dimensions: list[str] = Field(description="What it can be split by; for recorded points, their labels.")
+    recorded: bool = Field(description="Whether it is a name that the tenant recorded points under.")
+
+
+class KeyDocument(BaseModel):
+    key_id: str
+    name: str
+    role: Role
+    tenants: list[str] | None = Field(description="null: every registered tenant.")
+    created_at: dt.datetime
+    created_by: str
+    expires_at: dt.datetime | None
+    revoked_at: dt.datetime | None
+    last_used_at: dt.datetime | None
+
+
+class CreatedKeyDocument(KeyDocument):
+    key: str = Field(description="The key itself. It is shown here and never again.")
+
+
+class NewKeyDocument(Document):
+    role: Role
+    tenant: str | None = Field(None, max_length=63, description="Left out: the tenant of the key that asks.")
+    name: str = Field("", max_length=255)
+    expires_at: dt.datetime | None = Field(None, description="RFC 3339, with a time zone.")
+
+
+class TenantDocument(BaseModel):
+    tenant: str
+    status: str
+    created_at: dt.datetime
+    demo: bool
+
+
+class NewTenantDocument(Document):
+    tenant: str = Field(min_length=1, max_length=63)
+
+
+class UsageDocument(BaseModel):
+    tenant: str
+    day: dt.date
+    points: int
+    plays: int
+    requests: int
+    stored_bytes: int | None
+
+
+class AuditDocument(BaseModel):
+    at: dt.datetime
+    action: str
+    actor: str
+    tenant: str | None
+    target: str
+    outcome: str
+    detail: str
+    request_id: str | None
+    count: int
+
+
+class QuarantineDocument(BaseModel):
+    file: str
+    line: int
+    field: str | None
+    reason: str
+    original: str = Field(description="The record as it came; bytes that are no UTF-8 are replaced.")
+    format: str
+    arrived_at: dt.datetime
+
+
+class CheckDocument(BaseModel):
+    name: str
+    ready: bool
+    detail: str | None = Field(None, description="Only for who may read the server's state.")
+
+
+class ReadyDocument(BaseModel):
+    ready: bool
+    checks: list[CheckDocument]
+
+
+class AliveDocument(BaseModel):
+    status: str
+    version: str

@@ -1,0 +1,104 @@
+"""From a request's body to durable rows: the steps that every way in shares.
+
+Order matters: who and for whom, then the body, then what it says, then the quota, then the log. Until the log has taken the rows
+nothing of a request is kept, so every refusal before that leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from analytics_dagster.errors import ForeignTenantError
+from analytics_dagster.ingest.landing import Refused
+from analytics_dagster.ingest.points import Admission, Plays, Points, RowRefusal, WriteScope
+from analytics_dagster.ingest.wire.bodies import decoded
+from analytics_dagster.server.exchange import Exchange, Headers
+from analytics_dagster.server.problems import Problem
+from analytics_dagster.server.together import SMALL
+from analytics_dagster.tenancy.keys import Principal
+from analytics_dagster.tenancy.roles import Permission
+
+if TYPE_CHECKING:
+    from analytics_dagster.server.service import Service
+
+T = TypeVar("T")
+
+# Inflating more than this takes so long that other requests should not wait for it.
+_INFLATE_HERE = 128 * 2**10
+
+
+@dataclass
+class Sender:
+    """Who sends, and which tenants the rows may be of."""
+
+    principal: Principal
+    scope: WriteScope
+
+
+async def sender(service: Service, exchange: Exchange, permission: Permission, *, named: str | None = None) -> Sender:
+    """Authenticate a request that brings rows. `named` is the tenant that the protocol's own way names."""
+    return Sender(*await service.access.writer(exchange, permission, named))
+
+
+async def inflated(service: Service, raw: bytes, encoding: str | None) -> bytes:
+    """A body with its Content-Encoding undone, within the limit."""
+    if not encoding or encoding == "identity":
+        return raw
+    if len(raw) <= _INFLATE_HERE:
+        return decoded(raw, encoding, service.body_limit)
+    return await service.in_thread(decoded, raw, encoding, service.body_limit)
+
+
+async def parsed(service: Service, who: Sender, parse: Callable[[Admission], T]) -> T:
+    """What `parse` makes of a body. Tried again when it names a tenant that was registered a moment ago."""
+    try:
+        return parse(service.admission(who.scope))
+    except ForeignTenantError as error:
+        wider = await service.access.wider_scope(who.principal, who.scope, error.tenant)
+        if wider is None:
+            raise
+        who.scope = wider
+    return parse(service.admission(who.scope))
+
+
+@dataclass
+class Attempt:
+    """A request that may be sent again: `origin` names its rows, `taken` says whether the log may have them."""
+
+    origin: str | None = None
+    taken: bool = False
+
+
+async def store(service: Service, exchange: Exchange, rows: Points | Plays, attempt: Attempt | None = None) -> Headers:
+    """Charge the tenants and make rows durable. Returns the RateLimit headers for the answer.
+
+    Raises QuotaExceededError before anything is taken, and LogFullError.
+    """
+    count = len(rows)
+    if count == 0:
+        return ()
+    if attempt is None and count <= SMALL and isinstance(rows, Points):
+        headers = await service.together.store(rows, exchange.key_id)
+        exchange.points += count
+        return headers
+    headers = service.charge(rows)
+    durable = service.append(rows, attempt.origin if attempt else None)
+    if attempt is not None:
+        attempt.taken = True
+    await asyncio.wrap_future(durable)
+    exchange.points += count
+    return headers
+
+
+async def set_aside(service: Service, who: Sender, refused: Sequence[RowRefusal], name: str) -> None:
+    """Put rows that are not taken into the tenant's quarantine, under the name of their request."""
+    tenant = who.scope.default
+    if tenant is None:
+        raise Problem(400, "?partial=true needs one tenant whose quarantine the bad rows go to; name it with X-Scope-OrgID")
+    arrival = f"http-{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}"
+    rows = [Refused(f"http:{name}", r.index + 1, r.field, r.reason, r.original) for r in refused]
+    await service.in_thread(service.installation.landing.quarantine, tenant, rows, arrival, "http")

@@ -1,0 +1,21 @@
+"""The readers of wire formats that a worker keeps, with what they remember of their senders' series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from analytics_dagster.ingest.points import Admission, Parsed
+from analytics_dagster.ingest.wire.influx import InfluxReader
+from analytics_dagster.ingest.wire.json_points import parse_json, parse_ndjson
+from analytics_dagster.ingest.wire.remote_write import RemoteWriteReader
+
+ReadPoints = Callable[[bytes, Admission, int], Parsed]
+
+
+class Readers:
+    """For one thread, as the series table is."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, ReadPoints] = {"json": parse_json, "ndjson": parse_ndjson}
+        self.remote_write = RemoteWriteReader()
+        self.influx = InfluxReader()

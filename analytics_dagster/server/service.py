@@ -1,0 +1,223 @@
+"""What one worker process holds open: its log, keys, quotas, readers of wire formats, threads. Everything a route works with.
+
+The event loop owns the series table and the readers; whatever waits (database, disk, queries) happens in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import structlog
+
+from analytics_dagster.clock import SystemClock
+from analytics_dagster.errors import AnalyticsError, BusyError
+from analytics_dagster.ingest.points import MAX_SERIES_KEPT, Admission, Plays, Points, SeriesTable, WriteScope
+from analytics_dagster.server.access import Access, Directory
+from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted_networks
+from analytics_dagster.server.exchange import Exchange, Headers
+from analytics_dagster.server.logs import configure_logs
+from analytics_dagster.server.measures import Counts
+from analytics_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from analytics_dagster.ingest.log.interface import IngestLog
+    from analytics_dagster.tenancy.token_buckets import RateState
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+COUNTS = Path("server") / "counts"
+HOUSEKEEPING_SECONDS = 1.0
+_FORGET_EVERY_SECONDS = 600.0
+# A worker that was killed lets go of its place when the kernel is done with it.
+_PLACE_SECONDS = 5.0
+
+log = structlog.get_logger("analytics.server")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the parent process decided, for its workers."""
+
+    settings: Settings
+    host: str
+    port: int
+
+
+class Service:
+    """The open parts of a worker. Made before the event loop runs; `start` opens, `stop` commits and closes."""
+
+    def __init__(self, plan: Plan) -> None:
+        settings = plan.settings
+        self.plan = plan
+        self.settings = settings
+        self.clock = SystemClock()
+        self.body_limit = settings.analytics_max_body_bytes
+        self.hosts = allowed_hosts(settings, plan.host)
+        self.proxies = trusted_networks(settings)
+        self.debug = settings.analytics_log_level == "DEBUG"
+        # The keyless way to /metrics: nobody but this machine can ask, and no proxy speaks for others.
+        self.private = is_loopback(plan.host) and not self.proxies
+        self.series = SeriesTable()
+        self.threads = ThreadPoolExecutor(8, thread_name_prefix="work")
+        self.stopping = False
+        self._skew_us = settings.analytics_future_skew * 1_000_000
+
+    async def start(self) -> None:
+        """Open the installation and the log. Raises AnalyticsError with what is in the way."""
+        from analytics_dagster.ingest.log.open import open_log
+        from analytics_dagster.installation import open_installation
+        from analytics_dagster.server.idempotency import Claims
+        from analytics_dagster.server.query import QueryDesk
+        from analytics_dagster.server.readers import Readers
+        from analytics_dagster.server.together import Together
+        from analytics_dagster.tenancy.audit import Audit
+        from analytics_dagster.tenancy.keys import Keys
+        from analytics_dagster.tenancy.quota_gate import QuotaGate
+        from analytics_dagster.tenancy.usage import Usage
+
+        settings = self.settings
+        self.place = take_place(settings.analytics_home, settings.analytics_server_workers)
+        self.role = f"server-{self.place.number}"
+        configure_logs(settings.analytics_log_level, self.role)
+        self.installation = open_installation(settings, self.clock, create=True)
+        database = self.installation.database
+        self.log: IngestLog = open_log(settings, self.clock, self.role)
+        self.keys = Keys(database, self.clock)
+        self.audit = Audit(database, self.clock)
+        self.usage = Usage(database, self.clock)
+        self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock)
+        self.access = Access(self.keys, self.audit, Directory(self.installation.tenants), self.threads)
+        self.together = Together(self.log, self.charge)
+        self.counts = Counts(settings.analytics_home / COUNTS, self.role)
+        self.claims = Claims(database, self.clock, str(settings.analytics_home), self.role)
+        self.readers = Readers()
+        self.queries = QueryDesk(self.installation)
+        self._housekeeping = asyncio.create_task(self._keep_house())
+        tune_garbage_collection()
+        log.info("ready", role=self.role, pid=os.getpid())
+
+    async def stop(self) -> None:
+        """Commit what was accepted, write what was counted, let go."""
+        self.stopping = True
+        self._housekeeping.cancel()
+        await self.in_thread(self.log.close)
+        await self.in_thread(self.claims.close)
+        await self.in_thread(self._flush)
+        await self.in_thread(self.audit.close)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.place.leave()
+        log.info("stopped", role=self.role)
+
+    def now_us(self) -> int:
+        return int(self.clock.now().timestamp() * 1_000_000)
+
+    def admission(self, scope: WriteScope) -> Admission:
+        """What a reader of a wire format needs for one request."""
+        if len(self.series) > MAX_SERIES_KEPT:
+            # The readers notice and forget theirs; requests on their way keep the old one alive until they are stored.
+            self.series = SeriesTable()
+        return Admission(self.series, scope, self.now_us() + self._skew_us)
+
+    def append(self, rows: Points | Plays, origin: str | None = None) -> Future[None]:
+        """Give rows to the log; done when they are on disk. Raises LogFullError before anything of them is taken."""
+        return self.log.append(rows)
+
+    def charge(self, rows: Points | Plays) -> Headers:
+        """Charge rows to their tenants. Raises QuotaExceededError, and charges nothing, when one is over a quota."""
+        if isinstance(rows, Points):
+            state = self.quotas.admit(rows)
+        else:
+            counted = rows.rows.column("tenant").value_counts().to_pylist()
+            state = self.quotas.admit_rows({entry["values"]: entry["counts"] for entry in counted})
+        return rate_headers(state) if state.limit else ()
+
+    async def write_counts(self) -> None:
+        await self.in_thread(self.counts.write, self.counts.encoded())
+
+    async def in_thread(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """Run what waits for a disk or a database off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **named))
+
+    def note_foreign(self, exchange: Exchange, named: str) -> None:
+        """Audit a write that named a tenant that is not the key's."""
+        self.threads.submit(
+            self.audit.attempt,
+            "foreign_tenant",
+            exchange.key_id,
+            tenant=exchange.tenant if exchange.tenant not in ("", "*") else None,
+            target=named,
+            detail=f"{exchange.scope['method']} {exchange.path}",
+            request_id=exchange.request_id,
+        )
+
+    async def _keep_house(self) -> None:
+        forgot_at = time.monotonic()
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                await self.write_counts()
+                await self.in_thread(self._flush)
+                if time.monotonic() - forgot_at > _FORGET_EVERY_SECONDS:
+                    forgot_at = time.monotonic()
+                    await self.in_thread(self.claims.forget_old)
+            except AnalyticsError as error:
+                log.warning("housekeeping will try again", error=str(error))
+
+    def _flush(self) -> None:
+        self.keys.flush_last_used()
+        self.usage.flush()
+        self.audit.flush()
+
+
+class Place:
+    """A worker's number among its siblings, held by a file lock: whoever has it next inherits what its name is on."""
+
+    def __init__(self, number: int, descriptor: int) -> None:
+        self.number = number
+        self._descriptor = descriptor
+
+    def leave(self) -> None:
+        os.close(self._descriptor)
+
+
+def take_place(home: Path, workers: int) -> Place:
+    """The lowest free number. Raises BusyError when others hold them all."""
+    folder = home / "server"
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + _PLACE_SECONDS
+    while True:
+        for number in range(workers):
+            descriptor = os.open(folder / f"worker-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return Place(number, descriptor)
+            os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise BusyError(f"all {workers} places of {folder} are held by workers of another server; stop it first")
+        time.sleep(0.05)
+
+
+def tune_garbage_collection() -> None:
+    """What is open now stays: the collector need not look at it again, and what requests leave behind has few cycles.
+
+    With Python's default thresholds a batch of 10,000 rows is walked several times while it is parsed (a third of its time).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
+def rate_headers(state: RateState) -> Headers:
+    """RateLimit fields; names are lower case in ASGI."""
+    return [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in state.headers().items()]
