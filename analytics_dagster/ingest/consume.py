@@ -113,8 +113,8 @@ def consume(
     Raises IntegrityError when a source is damaged, after everything that can be read was landed.
     """
     began, total = time.monotonic(), Consumed()
-    with _alone(store) as alone:
-        if not alone:
+    with alone(store) as mine:
+        if not mine:
             return total
         listed = open_sources(store.settings) if sources is None else sources
         if pause is not None and not worth_a_round(waiting(store.database, listed), store.clock.now(), pause):
@@ -130,8 +130,8 @@ def consume_all(store: Store, *, sources: Sequence[LogSource] | None = None, pat
 
     Waits up to `patience` seconds for another process that consumes, then raises BusyError. Raises as `consume` does.
     """
-    with _alone(store, patience) as alone:
-        if not alone:
+    with alone(store, patience) as mine:
+        if not mine:
             raise BusyError(f"another process has been consuming the log for {patience:.0f} s; try again later")
         listed = open_sources(store.settings) if sources is None else sources
         ends = {source.name: source.end() for source in listed}
@@ -209,7 +209,8 @@ class _Round:
         return bool(batches) and batches[-1].position < end
 
     def _dropped(self, part: TenantRows) -> bool:
-        if part.tenant not in self._gone:
+        purged = part.tenant not in self._registered and _was_purged(self._store.database, part.tenant)
+        if part.tenant not in self._gone and not purged:
             return False
         _log.warning(
             "dropped %d rows of %s: tenant %s is removed and its data is deleted", len(part), part.table.name, part.tenant
@@ -296,8 +297,8 @@ class _Round:
 
 
 @contextmanager
-def _alone(store: Store, patience: float = 0) -> Iterator[bool]:
-    """Hold the consumer's lock; False when another thread or process has it for longer than `patience` seconds."""
+def alone(store: Store, patience: float = 0) -> Iterator[bool]:
+    """Hold the consumer's lock, so that nobody lands rows of the log; False when another has it for longer than `patience` s."""
     import filelock
 
     path = store.settings.analytics_home / "locks" / "consume.lock"
@@ -312,6 +313,17 @@ def _alone(store: Store, patience: float = 0) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _was_purged(database: Database, tenant: str) -> bool:
+    """Whether the tenant's data was deleted for good; its name in the log must not bring any of it back."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import audit
+
+    query = sa.select(audit.c.id).where(audit.c.tenant == tenant, audit.c.action == "tenant.purge").limit(1)
+    with database.read() as connection:
+        return connection.execute(query).scalar() is not None
 
 
 def _cannot_land() -> tuple[type[Exception], ...]:

@@ -20,6 +20,8 @@ from analytics_dagster.ingest.rounds import TenantRows
 from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.tenant_ids import validate_tenant_id
 
+# Not "source" alone, which is a column of plays.
+_SOURCE, _POSITION = "log_source", "log_position"
 _FILE = re.compile(r"(?P<table>[a-z_]+)-(?P<number>\d{12})\.arrow")
 
 
@@ -54,8 +56,8 @@ class Held:
         newest = max((f.number for f in self.files() if (f.tenant, f.table) == (rows.tenant, rows.table.name)), default=0)
         made = HeldFile(folder / f"{rows.table.name}-{newest + 1:012d}.arrow", rows.tenant, rows.table.name, newest + 1)
         number = pa.array(rows.source.astype(np.int32))
-        table = rows.rows.append_column("source", pa.DictionaryArray.from_arrays(number, pa.array(sources)))
-        table = table.append_column("position", pa.array(rows.position)).unify_dictionaries()
+        table = rows.rows.append_column(_SOURCE, pa.DictionaryArray.from_arrays(number, pa.array(sources)))
+        table = table.append_column(_POSITION, pa.array(rows.position)).unify_dictionaries()
         unfinished = made.path.with_suffix(".unfinished")
         with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
@@ -69,9 +71,9 @@ class Held:
         """The rows, and the names of their sources by number."""
         with pa.OSFile(str(held.path), "rb") as file:
             table = pa.ipc.open_file(file).read_all()
-        source = table.column("source").combine_chunks()
-        position = table.column("position").to_numpy()
-        rows = table.drop_columns(["source", "position"])
+        source = table.column(_SOURCE).combine_chunks()
+        position = table.column(_POSITION).to_numpy()
+        rows = table.drop_columns([_SOURCE, _POSITION])
         numbers = source.indices.cast(pa.int64()).to_numpy()
         return TenantRows(held.tenant, BY_NAME[held.table], rows, numbers, position), source.dictionary.to_pylist()
 

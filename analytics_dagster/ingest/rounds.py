@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from analytics_dagster.ingest.log.interface import PLAYS as LOG_PLAYS
 from analytics_dagster.ingest.log.interface import POINTS, Batch
 from analytics_dagster.lake.compute import connect
 from analytics_dagster.lake.schemas import METRICS, PLAYS, TIMESTAMP, TableSchema
+
+if TYPE_CHECKING:
+    import duckdb
 
 _US_A_DAY = 86_400_000_000
 # Text made at once while a table is written. A label set may have 64 values of 1,024 characters, a million rows may share it.
@@ -92,11 +96,11 @@ def tenant_rows(read: Sequence[SourceBatches]) -> list[TenantRows]:
             if batch.table == name and batch.rows.num_rows
         ]
         if batches:
-            found += _by_tenant(table, split(_together(batches, read)))
+            found += _by_tenant(table, split(_together(batches, read), read))
     return found
 
 
-def _points(rows: pa.Table) -> pa.Table:
+def _points(rows: pa.Table, read: Sequence[SourceBatches]) -> pa.Table:
     """Sorted by tenant, series and time, with ids."""
     series = np.zeros(rows.num_rows, np.int64)
     for name in ("tenant", "name", "labels", "type"):
@@ -104,33 +108,37 @@ def _points(rows: pa.Table) -> pa.Table:
         series = series * len(texts) + ranks
     order = np.lexsort((_numbers(rows, "ts"), series))
     series, rows = series[order], rows.take(pa.array(order))
-    rows = rows.append_column("series_id", _series_ids(rows, series))
-    return rows.append_column("point_id", _computed(rows, point_id_sql("series_id")))
+    number = rows.column("source_number").combine_chunks()
+    rows = rows.append_column("source", pa.DictionaryArray.from_arrays(number, pa.array([s.source for s in read])))
+    # One thread, because it gives rows back in their order; `_computed` has one for each slice.
+    with connect(threads=1) as connection:
+        rows = rows.append_column("series_id", _series_ids(rows, series, connection))
+        return rows.append_column("point_id", _computed(rows, point_id_sql("series_id"), connection))
 
 
-def _series_ids(rows: pa.Table, series: Ints) -> pa.DictionaryArray:
+def _series_ids(rows: pa.Table, series: Ints, connection: duckdb.DuckDBPyConnection) -> pa.DictionaryArray:
     """SERIES_ID_SQL of each row, computed once for each run of equal `series`."""
     begins = np.concatenate(([True], series[1:] != series[:-1]))
     first = rows.select(["type", "name", "labels"]).take(pa.array(np.flatnonzero(begins)))
-    ids = _computed(first, SERIES_ID_SQL).combine_chunks()
+    ids = _computed(first, SERIES_ID_SQL, connection).combine_chunks()
     return pa.DictionaryArray.from_arrays(pa.array(np.cumsum(begins) - 1, pa.int32()), ids)
 
 
-def _computed(rows: pa.Table, sql: str) -> pa.ChunkedArray:
-    """`sql` for each row. A slice of the rows for each processor, because one thread gives rows back in their order."""
+def _computed(rows: pa.Table, sql: str, connection: duckdb.DuckDBPyConnection) -> pa.ChunkedArray:
+    """`sql` for each row, a slice of them for each processor."""
 
-    def compute(slice_: pa.Table) -> pa.ChunkedArray:
-        with connect(threads=1) as connection:
-            connection.register("slice_", slice_)
-            return connection.sql(f"SELECT {sql} FROM slice_").to_arrow_table().column(0)
+    def compute(part: pa.Table) -> list[pa.Array]:
+        with connection.cursor() as cursor:
+            cursor.register("part", part)
+            return list(cursor.sql(f"SELECT {sql} FROM part").to_arrow_table().column(0).chunks)
 
     size = max(_CHUNK_ROWS, -(-rows.num_rows // (os.cpu_count() or 1)))
-    slices = [rows[start : start + size] for start in range(0, rows.num_rows, size)]
-    with ThreadPoolExecutor(len(slices)) as threads:
-        return pa.chunked_array([chunk for done in threads.map(compute, slices) for chunk in done.chunks], pa.string())
+    parts = [rows[start : start + size] for start in range(0, rows.num_rows, size)]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        return pa.chunked_array([chunk for chunks in threads.map(compute, parts) for chunk in chunks], pa.string())
 
 
-def _plays(rows: pa.Table) -> pa.Table:
+def _plays(rows: pa.Table, _: Sequence[SourceBatches]) -> pa.Table:
     """Sorted by tenant and time."""
     ranks, _ = _ranked(rows.column("tenant"))
     return rows.take(pa.array(np.lexsort((_numbers(rows, "ts"), ranks))))
@@ -156,7 +164,6 @@ def _together(batches: Sequence[tuple[int, Batch]], read: Sequence[SourceBatches
     source = pa.array(np.repeat([number for number, _ in batches], counts), pa.int32())
     added = {
         "source_number": source,
-        "source": pa.DictionaryArray.from_arrays(source, pa.array([s.source for s in read])),
         "position": pa.array(np.repeat([batch.position for _, batch in batches], counts)),
         "row": pa.array(numbers - np.repeat(np.cumsum([0, *counts[:-1]]), counts)),
         "arrival": pa.DictionaryArray.from_arrays(source, pa.array([s.arrival for s in read])),

@@ -30,7 +30,7 @@ KEPT_TABLES = frozenset({"usage", "usage_positions", "audit"})
 """What stays in the database: what is billed and what was done."""
 
 # Folders of the home with one of its own for each tenant, beside the lake's.
-TENANT_FOLDERS = (Path("simulated"), Path(QUOTA_FOLDER, SERIES_FOLDER))
+TENANT_FOLDERS = (Path("simulated"), Path("held"), Path(QUOTA_FOLDER, SERIES_FOLDER))
 
 # Keeps one transaction under 50 ms.
 _ROWS_AT_ONCE = 2_000
