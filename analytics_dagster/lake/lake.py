@@ -146,24 +146,34 @@ class Table:
 
     def files(self, first: dt.date | None = None, last: dt.date | None = None) -> list[str]:
         """Addresses of the Parquet files that may hold rows of these days, from one version of the table."""
-        if not self.exists():
-            return []
+        return self.files_of(self._open(), first, last) if self.exists() else []
+
+    def files_of(
+        self, opened: DeltaTable, first: dt.date | None = None, last: dt.date | None = None, condition: str | None = None
+    ) -> list[str]:
+        """The same of the version that is open, without those in which no row can meet `condition` (by Delta's statistics)."""
         if first is None or last is None or self.schema.time is None:
-            return self._open().file_uris()
-        return self._open().file_uris(file_pruning_predicate=self._days_predicate(first, last))
+            return opened.file_uris(file_pruning_predicate=condition)
+        days = self._days_predicate(first, last)
+        return opened.file_uris(file_pruning_predicate=f"{days} AND {condition}" if condition else days)
 
     def sql(self, first: dt.date | None = None, last: dt.date | None = None) -> str:
         """A parenthesised SELECT for DuckDB's FROM with exactly the schema's columns; empty but typed without a table.
 
         A column that was added to the schema after a row was written is null in that row.
         """
-        files = self.files(first, last)
+        return self.sql_of(self.files(first, last), first, last)
+
+    def sql_of(self, files: Sequence[str], first: dt.date | None, last: dt.date | None, condition: str | None = None) -> str:
+        """The same over `files`, of rows that meet `condition`."""
         nulls = ", ".join(f"NULL::{duckdb_type(c.type)} AS {identifier(c.name)}" for c in self.schema.columns)
         if not files:
             return f"(SELECT {nulls} WHERE false)"
         columns = ", ".join(identifier(c.name) for c in self.schema.columns)
         names = ", ".join(literal(f) for f in files)
-        where = f" WHERE {self._time_range(first, last)}" if first and last and self.schema.time else ""
+        conditions = [self._time_range(first, last)] if first and last and self.schema.time else []
+        conditions += [condition] if condition else []
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         stored = f"read_parquet([{names}], hive_partitioning = false, union_by_name = true)"
         # By name with an empty relation of all columns: none of these files may have a column that is new.
         return f"(SELECT {columns} FROM (SELECT {nulls} WHERE false UNION ALL BY NAME SELECT * FROM {stored}){where})"

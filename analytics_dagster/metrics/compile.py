@@ -1,55 +1,62 @@
-"""One fused query per family: all measures of one source table in one GROUP BY, and its merge from hours to days.
+"""One fused query per family: all measures of one source table in one GROUP BY, and its merges from grain to grain.
 
-The SQL is text over two names, `source` (rows of the raw table) and `hours` (rows of the hour table), which `aggregate.py`
+The SQL is text over two names, `source` (rows of the raw table) and `finer` (rows of the next finer table), which `aggregate.py`
 makes views of; so it is the same for every tenant and range, and is compiled once per process (`Family.queries`).
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics import states
-from analytics_dagster.metrics.declarations import Aggregation, Family, Grain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
 
 SOURCE = "source"
-HOURS = "hours"
+FINER = "finer"
 
 
 @dataclass(frozen=True)
 class FamilyQueries:
-    """SQL of one family. Both queries give exactly the columns of the family's tables, in the tables' order, unsorted.
+    """SQL of one family. All queries give exactly the columns of the family's tables, in the tables' order, unsorted.
 
-    `parameters` are the named parameters that `build` takes (a subset of `expressions.PARAMETERS`).
+    `builds` make any stored grain from source rows, `merges` each but the finest from the one before it. `parameters` are the
+    named parameters that builds take (a subset of `expressions.PARAMETERS`).
     """
 
-    build: str
-    merge: str
+    builds: Mapping[Grain, str]
+    merges: Mapping[Grain, str]
     parameters: tuple[str, ...]
+
+    @property
+    def build(self) -> str:
+        """The finest grain."""
+        return next(iter(self.builds.values()))
 
 
 def compile_family(family: Family) -> FamilyQueries:
     """Write a family's SQL."""
     from analytics_dagster.metrics.expressions import PARAMETERS
 
-    build = _build(family)
-    merge = merge_by(family, [q(d.name) for d in family.dimensions], Grain.DAY, HOURS)
-    return FamilyQueries(build, merge, tuple(p for p in PARAMETERS if f"${p}" in build))
+    builds = {grain: _build(family, grain) for grain in family.grains}
+    dimensions = [q(d.name) for d in family.dimensions]
+    merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
+    return FamilyQueries(builds, merges, tuple(p for p in PARAMETERS if f"${p}" in builds[family.grains[0]]))
 
 
-def _build(family: Family) -> str:
-    keys = [_bucket(Grain.HOUR), *(f"{d.expr} AS {q(d.name)}" for d in family.dimensions)]
-    values = [
-        f"{sql} AS {q(column.name)}"
-        for measure in family.measures
-        for sql, column in zip(states.build(measure), measure.columns, strict=True)
-    ]
+def _build(family: Family, grain: Grain) -> str:
+    """State rows of any stored grain from the source rows in `source`: what merging up from the finest grain gives too."""
+    keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
+    relation = SOURCE
+    for measure in family.measures:
+        if measure.aggregation is Aggregation.INCREASE:
+            relation = f"({states.stepped(measure, keys, relation)})"
+    named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
+    values = _named(family, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))
-    return f"SELECT {', '.join(keys + values)} FROM {SOURCE} GROUP BY {by}"
+    return f"SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
 
 
 def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str) -> str:
@@ -57,19 +64,27 @@ def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str)
     names = ["ts", *dimensions]
     keys = ", ".join(names)
     state = [q(c.name) for m in family.measures for c in m.columns]
-    picked = f"SELECT {', '.join([_bucket(grain), *dimensions, *state])} FROM {relation}"
-    folded = [m for m in family.measures if m.aggregation is not Aggregation.PERCENTILE]
-    values = [
-        f"{sql} AS {q(column.name)}"
-        for measure in folded
-        for sql, column in zip(states.merge(measure), measure.columns, strict=True)
-    ]
-    parts = {"picked": picked, "folded": f"SELECT {', '.join([keys, *values])} FROM picked GROUP BY {keys}"}
+    for measure in family.measures:
+        if measure.aggregation is Aggregation.INCREASE:
+            relation = f"({states.joined(measure, [_bucket(grain), *(q(d.name) for d in family.dimensions)], relation)})"
+    picked = f"SELECT {', '.join([f'{_bucket(grain)} AS ts', *dimensions, *state])} FROM {relation}"
+    folded = _named(family, states.merge, but=Aggregation.PERCENTILE)
+    parts = {"picked": picked, "folded": f"SELECT {', '.join([keys, *folded])} FROM picked GROUP BY {keys}"}
     for measure in family.measures:
         if measure.aggregation is Aggregation.PERCENTILE:
             parts[f"of_{measure.name}"] = states.merged_buckets(measure, keys, "picked")
     columns = [f"folded.{name}" for name in names] + state
     return with_joined(parts, "folded", names, columns)
+
+
+def _named(family: Family, made: Callable[[Measure], list[str]], but: Aggregation | None = None) -> list[str]:
+    """The expressions that `made` gives for each measure, under the names of its state columns."""
+    return [
+        f"{sql} AS {q(column.name)}"
+        for measure in family.measures
+        if measure.aggregation is not but
+        for sql, column in zip(made(measure), measure.columns, strict=True)
+    ]
 
 
 def with_joined(parts: dict[str, str], first: str, keys: Iterable[str], columns: Iterable[str]) -> str:
@@ -84,4 +99,4 @@ def with_joined(parts: dict[str, str], first: str, keys: Iterable[str], columns:
 
 
 def _bucket(grain: Grain) -> str:
-    return f"date_trunc('{grain}', ts) AS ts"
+    return f"date_trunc('{grain}', ts)"

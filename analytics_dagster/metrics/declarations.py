@@ -25,19 +25,23 @@ if TYPE_CHECKING:
 
 
 class Grain(StrEnum):
-    """Length of a bucket. Hours and days are stored; weeks (ISO, from Monday) and months are merged from days."""
+    """Length of a bucket. Hours and days are stored, minutes by families that say so (`time_granularity: minute`); weeks (ISO,
+    from Monday) and months are merged from days.
+    """
 
+    MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
 
 
-STORED_GRAINS = (Grain.HOUR, Grain.DAY)
+HOURS_AND_DAYS = (Grain.HOUR, Grain.DAY)
+FROM_MINUTES = (Grain.MINUTE, *HOURS_AND_DAYS)
 
 
 class Aggregation(StrEnum):
-    """How a measure is built and merged. Named as in MetricFlow; `last` is ours."""
+    """How a measure is built and merged. Named as in MetricFlow; `last` and `increase` are ours."""
 
     COUNT = "count"
     SUM = "sum"
@@ -48,6 +52,8 @@ class Aggregation(StrEnum):
     LAST = "last"
     COUNT_DISTINCT = "count_distinct"
     PERCENTILE = "percentile"
+    INCREASE = "increase"
+    """How much a cumulative counter rose, by each series (all dimensions), added over series. `states.py` says how."""
 
 
 class Direction(StrEnum):
@@ -124,16 +130,27 @@ class Measure:
         """Whether its figure is always a whole number."""
         if self.aggregation in (Aggregation.COUNT, Aggregation.SUM_BOOLEAN, Aggregation.COUNT_DISTINCT):
             return True
-        whole = self.aggregation in (Aggregation.SUM, Aggregation.MIN, Aggregation.MAX, Aggregation.LAST)
-        return whole and pa.types.is_integer(self.columns[0].type)
+        whole = (Aggregation.SUM, Aggregation.MIN, Aggregation.MAX, Aggregation.LAST, Aggregation.INCREASE)
+        return self.aggregation in whole and pa.types.is_integer(self.columns[-1].type)
 
 
 @dataclass(frozen=True)
 class MeasureFigure:
-    """Formula leaf: the figure of one merged measure; `percentile` between 0 and 1 for a distribution."""
+    """Formula leaf: the figure of one merged measure.
+
+    `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`.
+    """
 
     measure: str
     percentile: float | None = None
+    newest: bool = False
+
+
+@dataclass(frozen=True)
+class PerSecond:
+    """Formula: a figure divided by the seconds of its bucket."""
+
+    figure: Formula
 
 
 @dataclass(frozen=True)
@@ -152,7 +169,7 @@ class Derived:
     inputs: tuple[tuple[str, Formula], ...]
 
 
-Formula = MeasureFigure | Ratio | Derived
+Formula = MeasureFigure | PerSecond | Ratio | Derived
 
 
 def leaves(formula: Formula) -> Iterator[MeasureFigure]:
@@ -160,6 +177,8 @@ def leaves(formula: Formula) -> Iterator[MeasureFigure]:
     match formula:
         case MeasureFigure():
             yield formula
+        case PerSecond(figure):
+            yield from leaves(figure)
         case Ratio(numerator, denominator):
             yield from leaves(numerator)
             yield from leaves(denominator)
@@ -193,7 +212,7 @@ class Metric:
     def type(self) -> str:
         """MetricFlow's name for its kind: simple, ratio or derived."""
         match self.formula:
-            case MeasureFigure():
+            case MeasureFigure() | PerSecond():
                 return "simple"
             case Ratio():
                 return "ratio"
@@ -203,7 +222,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Family:
-    """One source table, what can be measured over it, and the aggregate tables that hold the measures."""
+    """One source table, what can be measured over it, and the aggregate tables that hold the measures.
+
+    `grains` are those that have a table, the finest first; each is merged from the one before it.
+    """
 
     name: str
     description: str
@@ -214,6 +236,7 @@ class Family:
     measures: tuple[Measure, ...]
     metrics: tuple[Metric, ...]
     origin: Origin
+    grains: tuple[Grain, ...] = HOURS_AND_DAYS
 
     @property
     def asset(self) -> str:
@@ -223,14 +246,21 @@ class Family:
     def measure(self, name: str) -> Measure:
         return next(m for m in self.measures if m.name == name)
 
+    def measures_of(self, formula: Formula) -> tuple[Measure, ...]:
+        """The measures that a formula reads, each once, in reading order."""
+        return tuple(self.measure(name) for name in dict.fromkeys(leaf.measure for leaf in leaves(formula)))
+
     def table(self, grain: Grain | str) -> TableSchema:
         """The stored table of a grain: `ts` (start of the bucket), the dimensions, the state of every measure.
 
-        One row per bucket and combination of dimension values that occurred. Only hour and day are stored.
+        One row per bucket and combination of dimension values that occurred.
         """
         stored = Grain(grain)
-        if stored not in STORED_GRAINS:
-            raise ValueError(f"no table of grain {stored}: weeks and months are merged from days")
+        if stored not in self.grains:
+            kept = " and ".join(f"{g}s" for g in self.grains)
+            raise ValueError(
+                f"{self.name} has no table of grain {stored}: {kept} are kept, weeks and months are merged from days"
+            )
         columns = (
             Column("ts", TIMESTAMP, f"Start of the {stored} (UTC, event time).", required=True),
             *(Column(d.name, pa.string(), d.description) for d in self.dimensions),
@@ -242,13 +272,15 @@ class Family:
             f"{self.description} Mergeable state by {stored} and dimensions; metrics are computed from it when asked for.",
             columns,
             key="ts",
-            partition_by=PartitionBy.MONTH,
+            # A day of minutes is as large as a day of raw rows, and is overwritten whole.
+            partition_by=PartitionBy.DAY if stored is Grain.MINUTE else PartitionBy.MONTH,
         )
 
     @cached_property
     def version(self) -> str:
         """Changes when what is stored would: stored days of another version are to be materialized again."""
-        return hashlib.sha256(f"{self.queries.build}\n{self.queries.merge}".encode()).hexdigest()[:12]
+        compiled = self.queries
+        return hashlib.sha256("\n".join([compiled.build, *compiled.merges.values()]).encode()).hexdigest()[:12]
 
     @cached_property
     def queries(self) -> FamilyQueries:

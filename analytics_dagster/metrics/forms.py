@@ -2,7 +2,8 @@
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, ratio,
 derived). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's `unit`, `direction`, `synonyms`, `time`,
-`kpi`; the aggregation `last`; and a `percentile` beside the measure, so that several quantiles share one distribution.
+`kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so that several quantiles share one
+distribution.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ class MeasureForm(_Form):
 
 
 class DefaultsForm(_Form):
-    """Accepted for MetricFlow's sake: the time of every event table is `ts`."""
+    """`time_granularity` is the finest grain that is kept. The time of every event table is `ts`, said for MetricFlow's sake."""
 
     agg_time_dimension: Literal["ts"] = "ts"
+    time_granularity: Literal["minute", "hour"] = "hour"
 
 
 class SemanticModelForm(_Form):

@@ -17,6 +17,8 @@ from analytics_dagster.errors import DeclarationError
 from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, TableSchema
 from analytics_dagster.metrics import forms
 from analytics_dagster.metrics.declarations import (
+    FROM_MINUTES,
+    HOURS_AND_DAYS,
     Aggregation,
     Catalogue,
     Derived,
@@ -247,6 +249,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
+        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Figures when they are asked for: merged from stored state over time and dimensions, then computed.
 
-Nothing here reads raw rows. A bucket without rows, or whose figure cannot be computed (a share of nothing), is absent: gaps
-stay gaps and are never zeros.
+Nothing here reads raw rows, but for recent points that a caller brings along (`fresh.py`). A bucket without rows, or whose
+figure cannot be computed (a share of nothing), is absent: gaps stay gaps and are never zeros.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from analytics_dagster.metrics.declarations import (
     Measure,
     MeasureFigure,
     Metric,
+    PerSecond,
     Ratio,
     did_you_mean,
     leaves,
 )
 from analytics_dagster.metrics.matchers import Matcher, Operator, parse_matcher
+from analytics_dagster.metrics.ranges import Range, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
-from analytics_dagster.metrics.recorded import label_sql, recorded_metric, require_labels
+from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql, recorded_points
 
 if TYPE_CHECKING:
     import duckdb
 
     from analytics_dagster.lake.lake import TenantLake
+    from analytics_dagster.metrics.fresh import Fresh
 
-# An open end of a range. Delta compares months as text of four-digit years.
-_EARLIEST, _LATEST = dt.date(1900, 1, 1), dt.date(9998, 12, 31)
 _COLUMNS = ("ts", "value")
 
 
@@ -49,6 +50,7 @@ _COLUMNS = ("ts", "value")
 class MetricQuery:
     """A question: a metric's name or synonym, or a recorded name; days `first` to `last` (inclusive, UTC; None: all there is).
 
+    `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
     month that the range cuts holds only its days within the range. `aggregate` is for recorded points (avg, p95, ...).
     """
@@ -60,14 +62,31 @@ class MetricQuery:
     by: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
     aggregate: str | None = None
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
 
 
-def find_metric(tenant: TenantLake, catalogue: Catalogue, name: str, aggregate: str | None = None) -> Metric:
+@dataclass(frozen=True)
+class Answer:
+    """What was asked for, and its figures as `run_query` gives them."""
+
+    metric: Metric
+    figures: pa.Table
+
+
+def find_metric(
+    tenant: TenantLake, catalogue: Catalogue, name: str, aggregate: str | None = None, fresh: Fresh | None = None
+) -> Metric:
     """What a name means for a tenant: a recorded series of that name, else a declared metric or its synonym.
 
     Raises NotFoundError with the nearest names, UserError for an aggregate where none can be chosen.
     """
-    recorded = recorded_metric(tenant, catalogue, name, aggregate)
+    with recorded_points(tenant, catalogue, fresh, name) as (points, _):
+        return _find(points, catalogue, name, aggregate)
+
+
+def _find(points: RecordedPoints, catalogue: Catalogue, name: str, aggregate: str | None) -> Metric:
+    recorded = points.metric(name, aggregate)
     if recorded is not None:
         return recorded
     metric = catalogue.metric(name)
@@ -76,8 +95,8 @@ def find_metric(tenant: TenantLake, catalogue: Catalogue, name: str, aggregate: 
     return metric
 
 
-def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery) -> pa.Table:
-    """Answer a question.
+def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fresh: Fresh | None = None) -> pa.Table:
+    """Answer a question; with `fresh`, recorded names with every point that was acknowledged before.
 
     Returns the columns ts (timestamp[us, UTC], start of the bucket), one string column per `by`, value (float64); sorted by
     ts and `by`, nulls first. Counts up to 2^53 are exact.
@@ -85,9 +104,14 @@ def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery) -> p
     Raises NotFoundError for an unknown metric, dimension or label, UserError for a bad condition or grain, and when money of
     several currencies would be added up (`Metric.apart_by`).
     """
-    metric = find_metric(tenant, catalogue, query.metric, query.aggregate)
-    with connect() as connection:
-        return _answer(connection, _plan(tenant, catalogue, metric, query))
+    return answer_query(tenant, catalogue, query, fresh).figures
+
+
+def answer_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fresh: Fresh | None = None) -> Answer:
+    """As `run_query`, with what the name meant."""
+    with recorded_points(tenant, catalogue, fresh, query.metric) as (points, connection):
+        metric = _find(points, catalogue, query.metric, query.aggregate)
+        return Answer(metric, _answer(connection, _plan(tenant, catalogue, metric, query, points)))
 
 
 class DayReader:
@@ -112,10 +136,9 @@ class DayReader:
         self, metric: Metric, by: tuple[str, ...] = (), where: tuple[str, ...] = (), since: dt.date | None = None
     ) -> pa.Table:
         """As `run_query`, from `since` (the reader's first day) to the reader's last day."""
-        plan = _plan(self._tenant, self._catalogue, metric, MetricQuery(metric.name, by=by, where=where), stored=False)
-        days = f"SELECT * FROM {self.relation(plan.family)}"
-        relation = f"({days} WHERE ts >= '{since}T00:00:00Z')" if since else f"({days})"
-        return _answer(self._connection, replace(plan, relation=relation))
+        asked = MetricQuery(metric.name, since or self._first, self._last, by=by, where=where)
+        plan = _plan(self._tenant, self._catalogue, metric, asked, None)
+        return _answer(self._connection, replace(plan, relation=self.relation(plan.family)))
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, sorted."""
@@ -127,8 +150,8 @@ class DayReader:
         """Name of the table that holds the family's days."""
         name = identifier(f"days_{family.name}")
         if family.name not in self._kept:
-            stored = self._tenant.table(family.table(Grain.DAY)).sql(self._first, self._last)
-            self._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM {stored}")
+            stored = state_rows(self._tenant, family, Grain.DAY, Range.of_days(self._first, self._last), family.measures)
+            self._connection.execute(f"CREATE TABLE {name} AS {stored}")
             self._kept.add(family.name)
         return name
 
@@ -152,12 +175,13 @@ class _Plan:
     matchers: tuple[Matcher, ...]
     conditions: tuple[str, ...]
     parameters: list[str]
+    range: Range
 
     def sql(self) -> str:
         keys = [f"_k{n}" for n in range(len(self.by))]
         every_key = ", ".join(["ts", *keys])
-        measures = {leaf.measure: self.family.measure(leaf.measure) for leaf in leaves(self.metric.formula)}
-        parts = {"picked": self._picked(keys, measures), "folded": _folded(every_key, measures)}
+        measures = {m.name: m for m in self.family.measures_of(self.metric.formula)}
+        parts = {**self._rows(measures), "picked": self._picked(keys, measures), "folded": _folded(every_key, measures)}
         for leaf in dict.fromkeys(leaves(self.metric.formula)):
             measure = measures[leaf.measure]
             if measure.aggregation is Aggregation.COUNT_DISTINCT:
@@ -165,10 +189,24 @@ class _Plan:
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
                 parts[_alias(leaf)] = states.percentile_figures(measure, leaf.percentile, every_key, "picked", "figure")
         named = [f"folded.{k} AS {identifier(n)}" for k, n in zip(keys, self.by, strict=True)]
-        columns = ["folded.ts AS ts", *named, f"CAST({_figure(self.metric.formula, measures)} AS DOUBLE) AS value"]
+        columns = ["folded.ts AS ts", *named, f"CAST({self._figure(measures)} AS DOUBLE) AS value"]
         joined = with_joined(parts, "folded", ["ts", *keys], columns)
         order = ", ".join(f"{n + 1} NULLS FIRST" for n in range(len(keys) + 1))
         return f"SELECT * FROM ({joined}) WHERE value IS NOT NULL ORDER BY {order}"
+
+    def _figure(self, measures: dict[str, Measure]) -> str:
+        figure = _figure(self.metric.formula, measures)
+        return figure.replace(_BUCKET_SECONDS, f"(epoch(folded.ts + INTERVAL 1 {self.grain}) - epoch(folded.ts))")
+
+    def _rows(self, measures: dict[str, Measure]) -> dict[str, str]:
+        """The common table `matching`: state rows that meet the conditions, counters joined to the bucket before."""
+        parts, relation = {}, f"SELECT * FROM {self.relation}{self.filter()}"
+        for measure in measures.values():
+            if measure.aggregation is Aggregation.INCREASE:
+                parts[f"before_{measure.name}"] = relation
+                series = [identifier(d.name) for d in self.family.dimensions]
+                relation = states.joined(measure, series, f"before_{measure.name}")
+        return {**parts, "matching": relation}
 
     def _picked(self, keys: list[str], measures: dict[str, Measure]) -> str:
         columns = [
@@ -176,28 +214,30 @@ class _Plan:
             *(f"{sql} AS {key}" for key, sql in zip(keys, self.by_sql, strict=True)),
             *(identifier(c.name) for m in measures.values() for c in m.columns),
         ]
-        return f"SELECT {', '.join(columns)} FROM {self.relation}{self.filter()}"
+        return f"SELECT {', '.join(columns)} FROM matching WHERE {self.range.condition()}"
 
     def filter(self, *more: str) -> str:
         conditions = [*self.conditions, *more]
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, *, stored: bool = True) -> _Plan:
-    """`stored=False` leaves the relation to the caller, who has the rows in memory."""
+def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, points: RecordedPoints | None) -> _Plan:
+    """`points` are what the tenant recorded; None leaves the relation to the caller, who has the rows of a declared metric."""
     family = catalogue.family_of(metric)
-    grain = _grain(query.grain)
+    recorded = metric.family == RECORDED and metric.name not in {m.name for m in family.metrics}
+    grain, wanted = _grain(query.grain, family, metric), Range.of(query.first, query.last, query.since, query.until)
     matchers = tuple(parse_matcher(text) for text in query.where)
     named = [*query.by, *(m.name for m in matchers)]
     for name in query.by:
         if name in _COLUMNS or query.by.count(name) > 1:
             raise UserError(f"cannot split by {name!r}: the answer already has a column of that name")
-    conditions, parameters = [], []
-    if metric.family == RECORDED and metric.name not in {m.name for m in family.metrics}:
-        require_labels(tenant, catalogue, metric.name, named)
+    conditions, parameters, recent = [], [], Recent()
+    if recorded and points is not None:
+        points.require_labels(metric.name, named)
         expressions = {name: label_sql(name) for name in named}
         conditions.append("name = ?")
         parameters.append(metric.name)
+        recent = points.recent
     else:
         expressions = {d.name: identifier(d.name) for d in family.dimensions}
         for name in named:
@@ -208,23 +248,22 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
         condition, parameter = matcher.sql(expressions[matcher.name])
         conditions.append(condition)
         parameters.append(parameter)
-    relation = _stored(tenant, family, grain, query) if stored else ""
+    relation = ""
+    if points is not None:
+        stored = grain if grain in family.grains else Grain.DAY
+        relation = f"({state_rows(tenant, family, stored, wanted, family.measures_of(metric.formula), recent)})"
     by_sql = tuple(expressions[name] for name in query.by)
-    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters)
+    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
 
 
-def _stored(tenant: TenantLake, family: Family, grain: Grain, query: MetricQuery) -> str:
-    table = tenant.table(family.table(Grain.HOUR if grain is Grain.HOUR else Grain.DAY))
-    if query.first is query.last is None:
-        return table.sql()
-    return table.sql(query.first or _EARLIEST, query.last or _LATEST)
-
-
-def _grain(value: Grain | str) -> Grain:
+def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
     try:
-        return Grain(value)
+        grain = Grain(value)
     except ValueError:
         raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
+    if grain is Grain.MINUTE and grain not in family.grains:
+        raise UserError(f"metric {metric.name!r} is kept by the hour; minutes are kept of recorded points only")
+    return grain
 
 
 def _folded(keys: str, measures: dict[str, Measure]) -> str:
@@ -238,6 +277,10 @@ def _folded(keys: str, measures: dict[str, Measure]) -> str:
     return f"SELECT {', '.join([keys, *values])} FROM picked GROUP BY {keys}"
 
 
+# Stands in a figure for the length of its bucket, which the plan knows.
+_BUCKET_SECONDS = "$bucket_seconds"
+
+
 def _alias(leaf: MeasureFigure) -> str:
     return f"of_{leaf.measure}" if leaf.percentile is None else f"of_{leaf.measure}_{leaf.percentile!r}"
 
@@ -246,9 +289,11 @@ def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
     from analytics_dagster.metrics.expressions import substitute
 
     match formula:
-        case MeasureFigure(measure):
-            joined = measures[measure].aggregation in (Aggregation.COUNT_DISTINCT, Aggregation.PERCENTILE)
-            return f"{identifier(_alias(formula))}.figure" if joined else states.read(measures[measure])
+        case MeasureFigure(measure, _, newest):
+            apart = measures[measure].aggregation in (Aggregation.COUNT_DISTINCT, Aggregation.PERCENTILE)
+            return f"{identifier(_alias(formula))}.figure" if apart else states.read(measures[measure], newest=newest)
+        case PerSecond(figure):
+            return f"({_figure(figure, measures)} / {_BUCKET_SECONDS})"
         case Ratio(numerator, denominator):
             return f"({_figure(numerator, measures)} / nullif({_figure(denominator, measures)}, 0))"
         case Derived(expr, inputs):

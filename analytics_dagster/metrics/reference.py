@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analytics_dagster.metrics.declarations import Catalogue, Derived, Direction, Family, Formula, MeasureFigure, Metric, Ratio
+from analytics_dagster.metrics.declarations import (
+    Catalogue,
+    Derived,
+    Direction,
+    Family,
+    Formula,
+    MeasureFigure,
+    Metric,
+    PerSecond,
+    Ratio,
+)
 from analytics_dagster.metrics.load import load_catalogue
 
 _DIRECTIONS = {Direction.UP_IS_BAD: "up", Direction.DOWN_IS_BAD: "down", Direction.NEUTRAL: "neither"}
@@ -26,9 +36,15 @@ it is asked for, so an average is never averaged. A bucket without rows, or with
 _TAIL = """## Recorded points
 
 A name that clients recorded points under is queried like a metric, before any declared one of that name. Its labels are its
-dimensions. Without `--aggregate` a gauge, histogram or timer gives the mean of its values, and a counter (whose points are
-increments) their sum. `--aggregate` takes `avg`, `sum`, `min`, `max`, `last`, `count`, and for histograms and timers `p50`,
-`p95` and `p99`. A value that is not finite, or not below 1e20 in size, is not measured.
+dimensions, its grains begin with the minute, and its figures hold every acknowledged point
+([points and rollups](../explanation/points-and-rollups.md)). A value that is not finite, or not below 1e20 in size, is not
+measured.
+
+| recorded as | without `--aggregate` | `--aggregate` |
+|---|---|---|
+| gauge | `avg` | `avg`, `sum`, `min`, `max`, `last`, `count` |
+| counter | `increase` | `increase`, `sum` (the same: what is added up over series), `rate`, `last`, `count` |
+| histogram, timer | `avg` | `avg`, `sum`, `min`, `max`, `last`, `count`, `p50`, `p95`, `p99` |
 """
 
 
@@ -40,10 +56,11 @@ def reference(catalogue: Catalogue) -> str:
 def formula_text(formula: Formula, family: Family) -> str:
     """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
     match formula:
-        case MeasureFigure(measure, percentile):
-            found = family.measure(measure)
+        case MeasureFigure(measure, percentile, newest):
             which = "" if percentile is None else f"{percentile:g} "
-            return f"{which}{found.aggregation}({measure})"
+            return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
+        case PerSecond(figure):
+            return f"{formula_text(figure, family)} / seconds"
         case Ratio(numerator, denominator):
             return f"{_part(numerator, family)} / {_part(denominator, family)}"
         case Derived(expr, inputs):
@@ -58,7 +75,8 @@ def _part(formula: Formula, family: Family) -> str:
 
 def _family(family: Family) -> Iterator[str]:
     yield f"## {family.name}\n"
-    tables = f"`{family.asset}_hour` and `{family.asset}_day`"
+    *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
+    tables = f"{', '.join(finer)} and {day}"
     yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)

@@ -11,13 +11,21 @@ days to months, and cells over dimensions, in any order, to what one pass over a
   bucket i holds (g^(i-1), g^i] with g = (1 + a) / (1 - a), read as 2 g^i / (g + 1), at most a = 1 % off the exact
   nearest-rank quantile. Values of 0 or less share one bucket, read as 0.
 - `last` keeps the newest time and its value (the greatest of the values at that time).
+- `increase` is of a cumulative counter, whose series are the combinations of all dimensions. A bucket keeps its first and its
+  last sample and how much the counter rose between them; a sample below the one before means that it began again at 0, so
+  its own value is the increase (as Prometheus counts it). What it rose from one bucket's last sample to the next one's
+  first belongs to the later bucket: `joined` adds it, within one coarser bucket when states are merged, and over all buckets
+  when a figure is read. So a stored day depends on its own samples only. Samples further apart than LOOK_BACK are not
+  joined, and the first sample of a series counts 0: where it began is not known.
 
 A sketch may replace the exact sets later: `_build_distinct` and `_merge_distinct` are the only code that knows them.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -29,6 +37,8 @@ RELATIVE_ERROR = 0.01
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 ZERO_BUCKET = -(2**31)
 EXACT_DECIMAL = pa.decimal128(38, 9)
+LOOK_BACK = dt.timedelta(days=8)
+"""How far apart two samples of a counter may be to be joined: a weekly job that is late by hours is still one counter."""
 # Holds what is below 1e20 in size; a billion such values cannot overflow the sum's DECIMAL(38,9).
 ONE_FRACTION = "DECIMAL(29,9)"
 
@@ -60,10 +70,18 @@ def state_columns(name: str, aggregation: Aggregation, value: pa.DataType, descr
             return (StateColumn(name, HASHES, f"{description} Sorted 63-bit hashes."),)
         case Aggregation.PERCENTILE:
             return (StateColumn(name, BUCKETS, f"{description} Counts by log bucket of relative error 1 %."),)
+        case Aggregation.INCREASE:
+            return (
+                StateColumn(f"{name}_first_at", TIMESTAMP, f"{description} Time of the first sample, where it is not the last."),
+                StateColumn(f"{name}_first", value, f"{description} The first sample, where it is not the last."),
+                StateColumn(f"{name}_last_at", TIMESTAMP, f"{description} Time of the last sample."),
+                StateColumn(f"{name}_last", value, f"{description} The last sample."),
+                StateColumn(name, exact, f"{description} From the first to the last sample."),
+            )
 
 
 def build(measure: Measure) -> list[str]:
-    """Aggregate expressions over source rows, one per state column."""
+    """Aggregate expressions over source rows, one per state column. An `increase` needs the rows that `stepped` gives."""
     expr = f"({measure.expr})"
     match measure.aggregation:
         case Aggregation.COUNT:
@@ -87,10 +105,16 @@ def build(measure: Measure) -> list[str]:
             return [_build_distinct(expr)]
         case Aggregation.PERCENTILE:
             return [_build_buckets(expr)]
+        case Aggregation.INCREASE:
+            value = _measured(expr, measure.columns[1].type)
+            total = _exact_sum(q(f"{measure.name}_step"), measure.columns[-1].type)
+            return [*_ends("ts", value, "ts", value), f"CASE WHEN count({value}) > 0 THEN coalesce({total}, 0) END"]
 
 
 def merge(measure: Measure) -> list[str]:
-    """Aggregate expressions over state rows, one per state column. Distributions are merged by `merged_buckets` instead."""
+    """Aggregate expressions over state rows, one per state column. Distributions are merged by `merged_buckets` instead, and an
+    `increase` over rows that `joined` gives.
+    """
     columns = [q(c.name) for c in measure.columns]
     match measure.aggregation:
         case Aggregation.COUNT | Aggregation.SUM_BOOLEAN | Aggregation.SUM | Aggregation.AVERAGE:
@@ -106,11 +130,15 @@ def merge(measure: Measure) -> list[str]:
             return [_merge_distinct(columns[0])]
         case Aggregation.PERCENTILE:
             raise ValueError(f"measure {measure.name}: distributions are merged by merged_buckets")
+        case Aggregation.INCREASE:
+            first_at, first, last_at, last, total = columns
+            ends = _ends(f"coalesce({first_at}, {last_at})", f"coalesce({first}, {last})", last_at, last)
+            return [*ends, _exact_sum(total, measure.columns[-1].type)]
 
 
-def read(measure: Measure) -> str:
-    """SQL for the figure of a measure's merged state, as DOUBLE. Sets and distributions have `distinct_figures` and
-    `percentile_figures`, which spill to disk where lists would not.
+def read(measure: Measure, *, newest: bool = False) -> str:
+    """SQL for the figure of a measure's merged state (`newest`: the last sample of an increase), as DOUBLE. Sets and
+    distributions have `distinct_figures` and `percentile_figures`, which spill to disk where lists would not.
     """
     first = q(measure.columns[0].name)
     match measure.aggregation:
@@ -118,10 +146,44 @@ def read(measure: Measure) -> str:
             return f"(CAST({first} AS DOUBLE) / nullif({q(measure.columns[1].name)}, 0))"
         case Aggregation.LAST:
             return f"CAST({q(measure.columns[1].name)} AS DOUBLE)"
+        case Aggregation.INCREASE:
+            return f"CAST({q(measure.columns[3 if newest else 4].name)} AS DOUBLE)"
         case Aggregation.COUNT_DISTINCT | Aggregation.PERCENTILE:
             raise ValueError(f"measure {measure.name}: its figure is read from its own relation")
         case _:
             return f"CAST({first} AS DOUBLE)"
+
+
+def stepped(measure: Measure, keys: Sequence[str], relation: str) -> str:
+    """A SELECT of `relation`'s source rows and `<measure>_step`: how much each rose from the one before with equal `keys`."""
+    exact = _exact(f"({measure.expr})", measure.columns[-1].type)
+    before = f"lag({exact}) OVER (PARTITION BY {', '.join(keys)} ORDER BY ts, {exact})"
+    step = f"CASE WHEN {exact} >= {before} THEN {exact} - {before} WHEN {before} IS NOT NULL THEN {exact} END"
+    alias = q(f"{measure.name}_step")
+    # Only samples go through the window, which sorts: gauges and the like pass by it.
+    return (
+        f"SELECT *, {step} AS {alias} FROM {relation} WHERE {exact} IS NOT NULL "
+        f"UNION ALL SELECT *, NULL AS {alias} FROM {relation} WHERE {exact} IS NULL"
+    )
+
+
+def joined(measure: Measure, keys: Sequence[str], relation: str) -> str:
+    """A SELECT of `relation`'s state rows in which the increase has grown by what lies between a bucket and the one before.
+
+    `keys` are all dimensions, and the coarser bucket where states are merged into one.
+    """
+    first_at, first, last_at, last, total = (q(c.name) for c in measure.columns)
+    kind = measure.columns[-1].type
+    begin = _exact(f"coalesce({first}, {last})", kind)
+    window = f"OVER (PARTITION BY {', '.join(keys)} ORDER BY ts)"
+    end, end_at = _exact(f"lag({last}) {window}", kind), f"lag({last_at}) {window}"
+    near = f"coalesce({first_at}, {last_at}) - {end_at} <= INTERVAL {int(LOOK_BACK.total_seconds())} SECOND"
+    step = f"CASE WHEN {end_at} IS NULL OR NOT {near} THEN 0 WHEN {begin} >= {end} THEN {begin} - {end} ELSE {begin} END"
+    sql_type = "BIGINT" if pa.types.is_integer(kind) else "DECIMAL(38,9)"
+    return (
+        f"SELECT * REPLACE (CAST({total} + {step} AS {sql_type}) AS {total}) FROM {relation} WHERE {last_at} IS NOT NULL "
+        f"UNION ALL SELECT * FROM {relation} WHERE {last_at} IS NULL"
+    )
 
 
 def merged_buckets(measure: Measure, keys: str, relation: str) -> str:
@@ -165,6 +227,14 @@ def _exact(expr: str, state: pa.DataType) -> str:
 def _exact_sum(value: str, state: pa.DataType) -> str:
     # DuckDB's sum of BIGINT is HUGEINT: casting back raises instead of wrapping round.
     return f"CAST(sum({value}) AS {'BIGINT' if pa.types.is_integer(state) else 'DECIMAL(38,9)'})"
+
+
+def _ends(first_at: str, first: str, last_at: str, last: str) -> list[str]:
+    """The first and the last sample of a group: (time, value) of each, the first null where it is the last."""
+    oldest = f"min({{'at': {first_at}, 'value': {first}}}) FILTER (WHERE {first} IS NOT NULL)"
+    newest = f"max({{'at': {last_at}, 'value': {last}}}) FILTER (WHERE {last} IS NOT NULL)"
+    apart = f"nullif({oldest}, {newest})"
+    return [f"({apart}).at", f"({apart}).value", f"({newest}).at", f"({newest}).value"]
 
 
 def _build_distinct(expr: str) -> str:

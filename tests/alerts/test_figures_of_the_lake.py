@@ -119,7 +119,9 @@ def test_recorded_points_are_series_by_their_labels(service):
     def point(host: str, value: float) -> dict[str, Any]:
         return {"name": "queue_depth", "type": "gauge", "value": value, "labels": json.dumps({"host": host})}
 
-    rows = [point("a", 5), point("a", 15), point("b", 100), {"name": "plain", "type": "counter", "value": 3.0, "labels": ""}]
+    later = dt.datetime.combine(DAY, dt.time(11), dt.UTC)
+    counted = {"name": "plain", "type": "counter", "labels": ""}
+    rows = [point("a", 5), point("a", 15), point("b", 100), {**counted, "value": 40.0}, {**counted, "value": 43.0, "ts": later}]
     service.publish("metrics", [{**row, "point_id": f"p{n}"} for n, row in enumerate(rows)])
     judged = service.judge(
         """
@@ -131,6 +133,7 @@ alert_rules:
   - {name: Nowhere, query: 'queue_depth{zone="x"}', condition: ge, threshold: 0, severity: low}
   - {name: Zone, query: 'queue_depth{zone=""}', aggregate: sum, by: [zone], condition: ge, threshold: 0, severity: low}
   - {name: Plain, query: plain, condition: eq, threshold: 3, severity: low}
+  - {name: Summed, query: plain, aggregate: sum, condition: eq, threshold: 3, severity: low}
 """
     )
     assert judged.errors == []
@@ -143,6 +146,7 @@ alert_rules:
         ("Points", "a", 2),
         ("Zone", None, 120),
         ("Plain", None, 3),
+        ("Summed", None, 3),
     ]
 
 

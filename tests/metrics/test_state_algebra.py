@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ semantic_models:
       - {name: k_last, agg: last, expr: value, description: The newest.}
       - {name: k_ids, agg: count_distinct, expr: labels, description: Distinct labels.}
       - {name: k_spread, agg: percentile, expr: value, description: A distribution.}
+      - {name: k_rise, agg: increase, expr: value, description: A counter.}
 """
 Row = tuple[dt.datetime, str | None, str | None, float | None, str | None]
 
@@ -93,10 +95,10 @@ def _answer(engine: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any
 
 
 def _built(engine: duckdb.DuckDBPyConnection, family: Family, given_rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """State by hour, left as the table `hours`."""
+    """State by hour, left as the table `finer`."""
     _source(engine, given_rows)
-    engine.execute(f"CREATE OR REPLACE TEMP TABLE hours AS {family.queries.build}")
-    return _answer(engine, "SELECT * FROM hours")
+    engine.execute(f"CREATE OR REPLACE TEMP TABLE finer AS {family.queries.build}")
+    return _answer(engine, "SELECT * FROM finer")
 
 
 def _measured(value: float | None) -> bool:
@@ -113,13 +115,12 @@ def _by_hand(given_rows: Sequence[Row], key: Callable[[Row], tuple[Any, ...]]) -
 
 def _state(members: Sequence[Row]) -> dict[str, Any]:
     measured = [(ts, v) for ts, _, _, v, _ in members if v is not None and _measured(v)]
-    # As DuckDB casts a double to a decimal: scaled as a double, then rounded.
-    exact = [Decimal(v * 1e9).quantize(Decimal(1), rounding="ROUND_HALF_UP").scaleb(-9) for _, v in measured]
+    exact = [_exact(v) for _, v in measured]
     labels = [label for *_, label in members if label is not None]
     buckets: dict[int, int] = defaultdict(int)
     for _, v in measured:
         buckets[ZERO_BUCKET if v <= 0 else math.ceil(math.log(v) / math.log(GAMMA))] += 1
-    last = max(measured, default=(None, None))
+    first, last = min(measured, default=(None, None)), max(measured, default=(None, None))
     return {
         "k_count": len(labels),
         "k_true": sum(1 for *_, v, _ in members if v is not None and (v > 0 or math.isnan(v))),
@@ -133,7 +134,27 @@ def _state(members: Sequence[Row]) -> dict[str, Any]:
         "k_last": last[1],
         "k_ids": len(set(labels)) or None,
         "k_spread": sorted(buckets.items()) or None,
+        "k_rise_first_at": first[0] if first != last else None,
+        "k_rise_first": first[1] if first != last else None,
+        "k_rise_last_at": last[0],
+        "k_rise_last": last[1],
+        "k_rise": float(_rise(members)) if exact else None,
     }
+
+
+def _exact(value: float) -> Decimal:
+    """As DuckDB casts a double to a decimal: scaled as a double, then rounded."""
+    return Decimal(value * 1e9).quantize(Decimal(1), rounding="ROUND_HALF_UP").scaleb(-9)
+
+
+def _rise(members: Sequence[Row]) -> Decimal:
+    """How much counters rose: over the sorted samples of each series, what is below the sample before began again at 0."""
+    series: dict[tuple[Any, ...], list[tuple[dt.datetime, Decimal]]] = defaultdict(list)
+    for ts, name, type_, value, _ in members:
+        if value is not None and _measured(value):
+            series[name, type_].append((ts, _exact(value)))
+    pairs = [pair for samples in series.values() for pair in itertools.pairwise(sorted(samples))]
+    return sum(((b - a if b >= a else b) for (_, a), (_, b) in pairs), Decimal())
 
 
 def _comparable(state: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +162,7 @@ def _comparable(state: dict[str, Any]) -> dict[str, Any]:
     made = {name: value for name, value in state.items() if name.startswith("k_")}
     made["k_ids"] = None if not made["k_ids"] else len(made["k_ids"])
     made["k_spread"] = [(b["bucket"], b["count"]) for b in made["k_spread"]] if made["k_spread"] else None
-    for name in ("k_fractions", "k_mean_sum"):
+    for name in ("k_fractions", "k_mean_sum", "k_rise"):
         made[name] = None if made[name] is None else float(made[name])
     return made
 
@@ -152,7 +173,7 @@ def test_hours_merged_to_days_are_what_a_pass_over_the_day_gives(
     engine: duckdb.DuckDBPyConnection, kinds: Family, given_rows: list[Row]
 ) -> None:
     _built(engine, kinds, given_rows)
-    days = _answer(engine, kinds.queries.merge)
+    days = _answer(engine, kinds.queries.merges[Grain.DAY])
     by_hand = _by_hand(given_rows, lambda r: (r[0].replace(hour=0, minute=0, second=0), r[1], r[2]))
     assert {(d["ts"], d["name"], d["type"]): _comparable(d) for d in days} == by_hand
 
@@ -164,7 +185,7 @@ def test_cells_merged_over_dimensions_are_what_no_split_gives(
 ) -> None:
     _built(engine, kinds, given_rows)
     for kept, of in ((["type"], lambda r: (r[2],)), ([], lambda r: ())):
-        merged = _answer(engine, merge_by(kinds, [identifier(k) for k in kept], Grain.MONTH, "hours"))
+        merged = _answer(engine, merge_by(kinds, [identifier(k) for k in kept], Grain.MONTH, "finer"))
         by_hand = _by_hand(given_rows, lambda r, of=of: (r[0].replace(day=1, hour=0, minute=0, second=0), *of(r)))
         assert {(m["ts"], *(m[k] for k in kept)): _comparable(m) for m in merged} == by_hand
 
@@ -175,8 +196,8 @@ def test_merging_in_several_steps_is_merging_once(
     engine: duckdb.DuckDBPyConnection, kinds: Family, given_rows: list[Row]
 ) -> None:
     _built(engine, kinds, given_rows)
-    at_once = _answer(engine, merge_by(kinds, ['"type"'], Grain.DAY, "hours"))
-    engine.execute(f"CREATE OR REPLACE TEMP TABLE days AS {kinds.queries.merge}")
+    at_once = _answer(engine, merge_by(kinds, ['"type"'], Grain.DAY, "finer"))
+    engine.execute(f"CREATE OR REPLACE TEMP TABLE days AS {kinds.queries.merges[Grain.DAY]}")
     assert _answer(engine, merge_by(kinds, ['"type"'], Grain.DAY, "days")) == at_once
 
 
@@ -198,14 +219,14 @@ def test_a_quantile_is_within_its_relative_error_of_the_nearest_rank(
     engine: duckdb.DuckDBPyConnection, kinds: Family, found: list[float], percentile: float
 ) -> None:
     _built(engine, kinds, [(FIRST, None, "x", v, None) for v in found])
-    (answer,) = _answer(engine, percentile_figures(kinds.measure("k_spread"), percentile, "type", "hours", "figure"))
+    (answer,) = _answer(engine, percentile_figures(kinds.measure("k_spread"), percentile, "type", "finer", "figure"))
     exact = sorted(found)[math.ceil(percentile * len(found)) - 1]
     assert abs(answer["figure"] - exact) <= exact * RELATIVE_ERROR * (1 + 1e-9)
 
 
 def test_values_of_zero_or_less_share_a_bucket_that_is_read_as_zero(engine: duckdb.DuckDBPyConnection, kinds: Family) -> None:
     _built(engine, kinds, [(FIRST, None, None, v, None) for v in (-5.0, 0.0, 0.0, 7.0)])
-    (answer,) = _answer(engine, percentile_figures(kinds.measure("k_spread"), 0.5, "type", "hours", "figure"))
+    (answer,) = _answer(engine, percentile_figures(kinds.measure("k_spread"), 0.5, "type", "finer", "figure"))
     assert answer["figure"] == 0
 
 

@@ -176,7 +176,9 @@ def _base_load(host: str) -> float:
 
 
 def recorded_points(population: Population, day: date, plays: Plays) -> pa.Table:
-    """Points of `shares` (a counter, one for each share) and of `user_engagement_rate` (a gauge, every hour)."""
+    """Points of `shares` (a counter that begins at 0 on each day: how many so far, at each share) and of `user_engagement_rate`
+    (a gauge, every hour).
+    """
     parameters = population.parameters
     rng = stream(parameters.seed, parameters.tenant, "points", parameters.day_number(day))
     shared = rng.random(len(plays), dtype=np.float32) < _share_chance(population, day, plays)
@@ -186,10 +188,13 @@ def recorded_points(population: Population, day: date, plays: Plays) -> pa.Table
     labels = [f'{{"channel":"{channel}","country":"{country}"}}' for channel, country in combinations]
     label = population.listeners.country[plays.member[which]].astype(np.int64) * len(SHARE_CHANNELS) + channels
     when = np.minimum(plays.ts[which] + rng.integers(2_000, 60_000, len(which)), DAY_MS - 1)
+    so_far = _so_far(label, when)
+    every = np.arange(len(labels))
+    label, when = np.concatenate([every, label]), np.concatenate([np.zeros(len(labels), np.int64), when])
     hours = np.arange(0, DAY_MS, ENGAGEMENT_SECONDS * 1_000, dtype=np.int64)
-    count = len(which) + len(hours)
+    count = len(when) + len(hours)
     engaged = _engagement(population, day, hours, rng)
-    is_share = np.arange(count) < len(which)
+    is_share = np.arange(count) < len(when)
     rows = table(
         METRICS,
         {
@@ -197,11 +202,20 @@ def recorded_points(population: Population, day: date, plays: Plays) -> pa.Table
             "ts": moments(day, np.concatenate([when, hours])),
             "name": text(("user_engagement_rate", "shares"), is_share.astype(np.int32)),
             "type": text(("gauge", "counter"), is_share.astype(np.int32)),
-            "value": pa.array(np.concatenate([np.ones(len(which)), engaged])),
+            "value": pa.array(np.concatenate([np.zeros(len(labels)), so_far, engaged])),
             "labels": text([*labels, "{}"], np.concatenate([label, np.full(len(hours), len(labels))])),
         },
     )
     return sorted_by_time(rows)
+
+
+def _so_far(series: Ints, when: Ints) -> Floats:
+    """How many of the same series there are up to each moment, itself included."""
+    order = np.lexsort((when, series))
+    ordered = series[order]
+    counted = np.empty(len(series))
+    counted[order] = np.arange(len(series)) - np.searchsorted(ordered, ordered, "left") + 1
+    return counted
 
 
 def _share_chance(population: Population, day: date, plays: Plays) -> Floats:

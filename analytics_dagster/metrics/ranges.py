@@ -1,0 +1,121 @@
+"""Which state rows answer a question: the buckets of its range, and what a counter needs of those before it.
+
+Stored buckets and those of recent points, computed here and now, are never of the same day.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analytics_dagster.errors import UserError
+from analytics_dagster.lake.compute import identifier
+from analytics_dagster.metrics.compile import SOURCE
+from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
+from analytics_dagster.metrics.recorded import Recent
+from analytics_dagster.metrics.states import LOOK_BACK
+
+if TYPE_CHECKING:
+    from analytics_dagster.lake.lake import TenantLake
+
+# An open end of a range. Delta compares months as text of four-digit years.
+_EARLIEST, _LATEST = dt.datetime(1900, 1, 1, tzinfo=dt.UTC), dt.datetime(9998, 12, 31, tzinfo=dt.UTC)
+_ONE_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `begin` to `end`, which is not in it (UTC); None: open."""
+
+    begin: dt.datetime | None = None
+    end: dt.datetime | None = None
+
+    @classmethod
+    def of_days(cls, first: dt.date | None, last: dt.date | None) -> Range:
+        """Whole days, both included."""
+        return cls(None if first is None else _midnight(first), None if last is None else _midnight(last + _ONE_DAY))
+
+    @classmethod
+    def of(cls, first: dt.date | None, last: dt.date | None, since: dt.datetime | None, until: dt.datetime | None) -> Range:
+        """The days `first` to `last`, narrowed to `since` and `until`. Raises UserError for a time without a zone."""
+        for name, value in (("since", since), ("until", until)):
+            if value is not None and value.tzinfo is None:
+                raise UserError(f"{name} {value.isoformat()} has no time zone; write it as {value.isoformat()}Z")
+        days = cls.of_days(first, last)
+        return cls(
+            max((t for t in (days.begin, since) if t is not None), default=None),
+            min((t for t in (days.end, until) if t is not None), default=None),
+        )
+
+    def condition(self) -> str:
+        """An SQL condition on `ts`."""
+        parts = [f"ts >= '{_text(self.begin)}'"] if self.begin else []
+        parts += [f"ts < '{_text(self.end)}'"] if self.end else []
+        return " AND ".join(parts) or "true"
+
+    @property
+    def days(self) -> tuple[dt.date, dt.date]:
+        """First and last day that it touches."""
+        begin, end = (self.begin or _EARLIEST).astimezone(dt.UTC), (self.end or _LATEST).astimezone(dt.UTC)
+        return begin.date(), max(begin, end - dt.timedelta(microseconds=1)).date()
+
+
+def state_rows(
+    tenant: TenantLake, family: Family, grain: Grain, wanted: Range, measures: Iterable[Measure], recent: Recent | None = None
+) -> str:
+    """A SELECT of the family's state rows of a stored grain within a range.
+
+    For a measure that is an increase also rows before the range, of this and coarser grains, so that every counter's last
+    sample within LOOK_BACK is among them.
+    """
+    increases = any(m.aggregation is Aggregation.INCREASE for m in measures)
+    pieces = [(grain, wanted)]
+    if increases and wanted.begin:
+        pieces += _before(family, grain, wanted.begin)
+    made = [sql for at, span in pieces for sql in _piece(tenant, family, at, span, recent or Recent())]
+    return " UNION ALL ".join(made)
+
+
+def _before(family: Family, grain: Grain, begin: dt.datetime) -> Iterator[tuple[Grain, Range]]:
+    """What lies before `begin`: the rest of its hour by minute, the rest of its day by hour, days before."""
+    end = begin
+    for finer, coarser in zip(family.grains, family.grains[1:], strict=False):
+        if family.grains.index(finer) >= family.grains.index(grain):
+            start = _start(coarser, end)
+            if start < end:
+                yield finer, Range(start, end)
+            end = start
+    yield Grain.DAY, Range(_start(Grain.DAY, end) - LOOK_BACK, end)
+
+
+def _start(grain: Grain, time: dt.datetime) -> dt.datetime:
+    utc = time.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    return utc.replace(hour=0) if grain is Grain.DAY else utc
+
+
+def _piece(tenant: TenantLake, family: Family, grain: Grain, wanted: Range, recent: Recent) -> Iterator[str]:
+    columns = ", ".join(identifier(c.name) for c in family.table(grain).columns)
+    first, last = wanted.days
+    mine = sorted(day for day in recent.days if first <= day <= last)
+    if len(mine) < (last - first).days + 1:
+        table = tenant.table(family.table(grain))
+        rows = table.sql() if wanted.begin is wanted.end is None else table.sql(first, last)
+        theirs = ", ".join(f"DATE '{day}'" for day in mine)
+        apart = f" AND CAST(ts AS DATE) NOT IN ({theirs})" if mine else ""
+        yield f"SELECT {columns} FROM {rows} WHERE {wanted.condition()}{apart}"
+    if mine:
+        # A bucket that begins within the range may end behind it.
+        behind = f" AND ts < TIMESTAMPTZ '{_text(wanted.end)}' + INTERVAL 1 {grain}" if wanted.end else ""
+        points = f"SELECT * FROM {recent.relation} WHERE {Range(wanted.begin).condition()}{behind}"
+        built = f"WITH {SOURCE} AS ({points}) {family.queries.builds[grain]}"
+        yield f"SELECT {columns} FROM ({built}) WHERE {wanted.condition()}"
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(), dt.UTC)
+
+
+def _text(time: dt.datetime) -> str:
+    return time.astimezone(dt.UTC).isoformat()
