@@ -27,6 +27,7 @@ from analytics_dagster.ingest.wire.protobuf_fields import (
 )
 
 CUSTOM_BUCKETS = -53
+_STALE = struct.pack("<Q", 0x7FF0000000000002)
 _MOST_BUCKETS = 100_000
 _GAUGE_HINT = 3
 _NUMBERS, _DOUBLES = frozenset({1, 4, 6, 14, 15}), frozenset({2, 3, 7})
@@ -42,6 +43,11 @@ class HistogramSample:
     sum: float
     gauge: bool
     buckets: tuple[tuple[str, float], ...]
+
+    @property
+    def stale(self) -> bool:
+        """Whether it says that the series has ended: a sum with the bits of Prometheus' staleness marker."""
+        return struct.pack("<d", self.sum) == _STALE
 
 
 @dataclass

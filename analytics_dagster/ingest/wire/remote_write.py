@@ -335,6 +335,9 @@ class _Reading:
         if number == _REFUSED:
             rows.add_odd(_REFUSED, 0, 0.0)
             return
+        if sample.stale:
+            rows.add_odd(number, sample.ts_ms, sample.sum)
+            return
         tenant, name, labels = table.tenants[number], table.names[number], table.labels[number]
         kind = MetricType.GAUGE if sample.gauge else MetricType.COUNTER
         rows.histograms += 1
@@ -421,5 +424,5 @@ def _untimely(
             check_time(int(ts_ms[row]) * 1_000, admission.latest_us)
         except RefusedValueError as error:
             number = int(numbers[row])
-            original = f"{table.names[number]}{table.labels[number]} {values[row]!r} {ts_ms[row]}"
+            original = f"{table.names[number]}{table.labels[number]} {float(values[row])!r} {ts_ms[row]}"
             yield RowRefusal(row, error.field, error.value, error.reason, original.encode())
