@@ -52,6 +52,11 @@ class Directory:
         """The active ones where they were read lately; never waits for the database."""
         return self._active if time.monotonic() - self._read_at < _DIRECTORY_SECONDS else None
 
+    def active(self) -> frozenset[str]:
+        """The active ones, a few seconds old at most."""
+        self._read(_DIRECTORY_SECONDS)
+        return self._active
+
     def known(self) -> frozenset[str]:
         """Those that are not removed, as they stand now."""
         self._read(_DIRECTORY_AT_MOST_EVERY)

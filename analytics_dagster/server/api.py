@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 
 from analytics_dagster import __version__
 from analytics_dagster.errors import AnalyticsError, ForeignTenantError
-from analytics_dagster.server import pages, reference, status
+from analytics_dagster.server.pages import router as pages
 from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, problem_of
+from analytics_dagster.server.reference import router as reference
+from analytics_dagster.server.status import router as status
 
 if TYPE_CHECKING:
     from analytics_dagster.server.exchange import Exchange
@@ -35,8 +37,8 @@ def build_api() -> FastAPI:
             Exception: _internal,
         },
     )
-    for room in (pages, status, reference):
-        api.include_router(room.router)
+    for router in (pages, status, reference):
+        api.include_router(router)
     return api
 
 

@@ -7,11 +7,14 @@ from typing import Any
 from analytics_dagster.ingest.points import MetricType
 from analytics_dagster.server.door import WRITE_REFUSALS, Door
 from analytics_dagster.server.influx import as_influx, take_lines
+from analytics_dagster.server.listenbrainz import as_listenbrainz, take_listens, validate_token
 from analytics_dagster.server.native import ARROW, ROUTE, take_points
+from analytics_dagster.server.otlp import as_status, take_data_points
 from analytics_dagster.server.prometheus import as_text, take_samples
 from analytics_dagster.tenancy.roles import Permission
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_OBJECT = {"type": "object"}
 _TENANT = {
     "name": "tenant",
     "in": "query",
@@ -104,6 +107,31 @@ def _lines(version: str, *parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_OTLP = {
+    "summary": "OpenTelemetry metrics (OTLP/HTTP)",
+    "description": "Data points that cannot be taken are told as partial success; they must be cumulative.",
+    "parameters": [_TENANT],
+    "requestBody": {"required": True, "content": {"application/x-protobuf": _BINARY, "application/json": {"schema": _OBJECT}}},
+    "responses": {
+        "200": {
+            "description": "An ExportMetricsServiceResponse, in the encoding of the request.",
+            "content": {"application/x-protobuf": _BINARY, "application/json": {"schema": _OBJECT}},
+        }
+    },
+}
+_LISTENS = {
+    "summary": "ListenBrainz: submit listens",
+    "description": "Listens become plays of the listener whom the key is named after. `Authorization: Token KEY`.",
+    "parameters": [_TENANT],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _OBJECT}}},
+    "responses": {"200": {"description": "On disk.", "content": {"application/json": {"schema": _OBJECT}}}},
+}
+_TOKEN = {
+    "summary": "ListenBrainz: does this key work?",
+    "description": "`valid` says so; the status is 200 either way. `?token=` is refused: addresses end up in logs.",
+    "responses": {"200": {"description": "The verdict.", "content": {"application/json": {"schema": _OBJECT}}}},
+}
+
 DOORS = (
     Door("POST", ROUTE, Permission.METRICS_WRITE, take_points, _POINTS, (*WRITE_REFUSALS, 409, 422)),
     Door(
@@ -136,5 +164,34 @@ DOORS = (
         ),
         refusal=as_influx,
         refusal_type="application/json",
+    ),
+    Door(
+        "POST",
+        "/v1/metrics",
+        Permission.METRICS_WRITE,
+        take_data_points,
+        _OTLP,
+        refusal=as_status,
+        refusal_type="application/json",
+    ),
+    Door(
+        "POST",
+        "/1/submit-listens",
+        Permission.PLAYS_WRITE,
+        take_listens,
+        _LISTENS,
+        refusal=as_listenbrainz,
+        refusal_type="application/json",
+    ),
+    Door(
+        "GET",
+        "/1/validate-token",
+        None,
+        validate_token,
+        _TOKEN,
+        (400, 421, 500, 503),
+        refusal=as_listenbrainz,
+        refusal_type="application/json",
+        many=False,
     ),
 )

@@ -27,10 +27,11 @@ from analytics_dagster.server.application import load
 from analytics_dagster.server.binding import is_loopback, require_free_port, require_safe_binding, tls_of
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.service import COUNTS, Plan
+from analytics_dagster.server.statsd import statsd_address
 from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
-    from granian.server import MPServer as Server
+    from granian.server.mp import MPServer
 
     from analytics_dagster.installation import Installation
 
@@ -65,6 +66,8 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
     from analytics_dagster.installation import open_installation
 
     require_safe_binding(settings, host)
+    if settings.analytics_statsd:
+        statsd_address(settings.analytics_statsd)
     configure_logs(settings.analytics_log_level, "serve")
     settings.analytics_home.mkdir(parents=True, exist_ok=True)
     with only_server(settings.analytics_home):
@@ -135,15 +138,15 @@ def _forget_counts(home: Path) -> None:
     shutil.rmtree(home / COUNTS, ignore_errors=True)
 
 
-def _granian(plan: Plan) -> Server:
+def _granian(plan: Plan) -> MPServer:
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
-    from granian.server import Server
+    from granian.server.mp import MPServer
 
     # A fork would take the consumer's locks and threads along in whatever state they are.
     multiprocessing.set_start_method("spawn", force=True)
     tls = tls_of(plan.settings)
-    return Server(
+    return MPServer(
         "analytics_dagster.server.application",
         address=plan.host,
         port=plan.port,
@@ -163,7 +166,7 @@ def _granian(plan: Plan) -> Server:
     )
 
 
-def _run(server: Server, plan: Plan) -> int:
+def _run(server: MPServer, plan: Plan) -> int:
     """Serve until a signal. Returns 1 when workers ended by themselves."""
     from granian.errors import FatalError
 

@@ -1,7 +1,8 @@
 """What the server counts about itself, for Prometheus.
 
-A worker counts in plain numbers, which costs a request next to nothing, and writes them to a file of its own each second; whichever
-worker is asked for `/metrics` reads the files of all. A worker that is started anew counts from 0, which Prometheus knows as a reset.
+A worker counts in plain numbers, which costs a request next to nothing, and writes them to a file of its own each second;
+whichever worker is asked for `/metrics` reads the files of all. One that is started anew counts from 0, which Prometheus knows
+as a reset.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Reading = tuple[str, str, dict[str, float]]
 
 
 class RouteCounts(msgspec.Struct):
-    """One route of one worker. `slower[i]` requests took at most SECONDS[i] and longer than the bound before; the last, longer."""
+    """One route of one worker. `slower[i]` requests took at most SECONDS[i] and longer than the bound before it."""
 
     method: str
     route: str

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from analytics_dagster.errors import ForeignTenantError, NotFoundError, UserError
 from analytics_dagster.metrics.declarations import Grain, Metric
+from analytics_dagster.metrics.query import MetricQuery
 from analytics_dagster.server.asking import Asking, TenantParameter, asking, takes
 from analytics_dagster.server.documents import (
     AuditDocument,
@@ -25,7 +26,7 @@ from analytics_dagster.server.documents import (
     TenantDocument,
     UsageDocument,
 )
-from analytics_dagster.server.query import ARROW, MEDIA, Asked, chosen_format, parse_bound
+from analytics_dagster.server.query import ARROW, MEDIA, chosen_format, parse_bound
 from analytics_dagster.tenancy.keys import KeyRecord
 from analytics_dagster.tenancy.roles import Permission, Role
 
@@ -61,7 +62,10 @@ async def query(
     from_: Annotated[
         str | None, Query(alias="from", max_length=40, description="First day (UTC), or a time (RFC 3339). Default: the first.")
     ] = None,
-    to: Annotated[str | None, Query(max_length=40, description="Last day (UTC), or a time, included. Default: the last.")] = None,
+    to: Annotated[
+        str | None,
+        Query(max_length=40, description="Last day (UTC), included, or a time that buckets begin before. Default: the last."),
+    ] = None,
     grain: Annotated[
         Grain, Query(description="Length of a bucket; weeks begin on Monday, minutes are for recorded points.")
     ] = Grain.DAY,
@@ -80,10 +84,11 @@ async def query(
     answer_as = chosen_format(format, who.exchange.header(b"accept"))
     first, since = parse_bound("from", from_)
     last, until = parse_bound("to", to)
-    if first and last and (first > last or (since and until and since > until)):
+    begin, end = since or first, until or last
+    if begin and end and _moment(begin) > _moment(end):
         raise UserError(f"from={from_} is after to={to}")
     named = await who.service.in_thread(who.tenant, tenant)
-    asked = Asked(metric, first, last, since, until, grain, tuple(by or ()), tuple(where or ()), aggregate)
+    asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, since, until)
     body = await who.service.queries.run(named, asked, answer_as)
     return Response(body, media_type=MEDIA[answer_as])
 
@@ -98,7 +103,7 @@ def metrics(
     catalogue = who.service.queries.catalogue()
     lake = who.service.installation.lake.tenant(who.tenant(tenant))
     declared = [_declared(metric, catalogue.family_of(metric).name, catalogue) for metric in catalogue.metrics]
-    recorded = [_recorded(name, kind) for name, kind in recorded_names(lake, catalogue).items()]
+    recorded = [_recorded(name, kind) for name, kind in recorded_names(lake, catalogue, who.service.queries.fresh).items()]
     return [*declared, *recorded]
 
 
@@ -196,6 +201,10 @@ def quarantine(
         QuarantineDocument(**{**row, "original": row["original"].decode("utf-8", "replace")})
         for row in newest.select(fields).to_pylist()
     ]
+
+
+def _moment(bound: dt.date | dt.datetime) -> dt.datetime:
+    return bound if isinstance(bound, dt.datetime) else dt.datetime.combine(bound, dt.time(), dt.UTC)
 
 
 def _declared(metric: Metric, family: str, catalogue: Any) -> MetricDocument:

@@ -8,8 +8,7 @@ import datetime as dt
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -17,12 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from analytics_dagster.errors import UserError
-from analytics_dagster.metrics.declarations import Grain
+from analytics_dagster.metrics.fresh import Fresh
 from analytics_dagster.server.problems import Problem, retry_after
 
 if TYPE_CHECKING:
     from analytics_dagster.installation import Installation
     from analytics_dagster.metrics.declarations import Catalogue
+    from analytics_dagster.metrics.query import MetricQuery
 
 ARROW = "application/vnd.apache.arrow.stream"
 MEDIA = {"json": "application/json", "csv": "text/csv; charset=utf-8", "arrow": ARROW}
@@ -30,21 +30,6 @@ MAX_ROWS = 1_000_000
 QUERY_SECONDS = 30.0
 _AT_ONCE = 4
 _MOST_WAITING = 64
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as it came. `since` and `until` are set where times were given and not days; both are included."""
-
-    metric: str
-    first: dt.date | None
-    last: dt.date | None
-    since: dt.datetime | None
-    until: dt.datetime | None
-    grain: Grain
-    by: tuple[str, ...]
-    where: tuple[str, ...]
-    aggregate: str | None
 
 
 class QueryDesk:
@@ -56,6 +41,7 @@ class QueryDesk:
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
         self._open = 0
+        self.fresh = Fresh(installation)
 
     def catalogue(self) -> Catalogue:
         """The declared metrics; read once."""
@@ -66,7 +52,7 @@ class QueryDesk:
                 self._catalogue = load_catalogue(self._installation.settings.analytics_metrics)
             return self._catalogue
 
-    async def run(self, tenant: str, asked: Asked, format_: str) -> bytes:
+    async def run(self, tenant: str, asked: MetricQuery, format_: str) -> bytes:
         """The answer's body. Raises Problem 503 when too many wait or it takes too long, 422 when it is too much."""
         if self._open >= _AT_ONCE + _MOST_WAITING:
             raise Problem(503, f"{self._open} queries are waiting; try again", headers=[retry_after(1)])
@@ -88,16 +74,16 @@ class QueryDesk:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.fresh.close()
 
     def _closed(self) -> None:
         self._open -= 1
 
-    def _answer(self, tenant: str, asked: Asked, format_: str) -> bytes:
-        from analytics_dagster.metrics.query import MetricQuery, run_query
+    def _answer(self, tenant: str, asked: MetricQuery, format_: str) -> bytes:
+        from analytics_dagster.metrics.query import answer_query
 
-        lake = self._installation.lake.tenant(tenant)
-        query = MetricQuery(asked.metric, asked.first, asked.last, asked.grain, asked.by, asked.where, asked.aggregate)
-        figures = _between(run_query(lake, self.catalogue(), query), asked)
+        answer = answer_query(self._installation.lake.tenant(tenant), self.catalogue(), asked, self.fresh)
+        figures = answer.figures
         if figures.num_rows > MAX_ROWS:
             raise Problem(
                 422,
@@ -105,11 +91,11 @@ class QueryDesk:
                 "coarser grain or fewer dimensions",
                 kind="too-many-rows",
             )
-        return encoded(figures, format_)
+        return encoded(figures, format_, whole=answer.metric.integer)
 
 
-def encoded(figures: pa.Table, format_: str) -> bytes:
-    """Rows as they are sent: `arrow` an IPC stream; else times in ISO 8601 with Z."""
+def encoded(figures: pa.Table, format_: str, *, whole: bool) -> bytes:
+    """Rows as they are sent: `arrow` an IPC stream; else times in ISO 8601 with Z, and whole numbers without a fraction."""
     if format_ == "arrow":
         sink = io.BytesIO()
         with pyarrow.ipc.new_stream(sink, figures.schema) as stream:
@@ -117,6 +103,9 @@ def encoded(figures: pa.Table, format_: str) -> bytes:
         return sink.getvalue()
     text = pc.strftime(figures.column("ts"), format="%Y-%m-%dT%H:%M:%SZ")
     told = figures.set_column(0, "ts", pc.replace_substring_regex(text, r"\.0+Z$", "Z"))
+    if whole:
+        last = told.num_columns - 1
+        told = told.set_column(last, told.column_names[last], told.column(last).cast(pa.int64(), safe=False))
     if format_ == "json":
         return msgspec.json.encode(told.to_pylist())
     out = io.StringIO()
@@ -146,7 +135,7 @@ def chosen_format(named: str | None, accept: str) -> str:
 
 
 def parse_bound(name: str, text: str | None) -> tuple[dt.date | None, dt.datetime | None]:
-    """A day, or a time of RFC 3339 as (its UTC day, itself). Raises UserError for anything else."""
+    """A day, or a time of RFC 3339. Raises UserError for anything else."""
     if not text:
         return None, None
     try:
@@ -155,20 +144,7 @@ def parse_bound(name: str, text: str | None) -> tuple[dt.date | None, dt.datetim
         # A plus sign that was not percent-encoded arrives as a space.
         moment = dt.datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         if moment.tzinfo is not None:
-            moment = moment.astimezone(dt.UTC)
-            return moment.date(), moment
+            return None, moment.astimezone(dt.UTC)
     except (ValueError, OverflowError):
         pass
     raise UserError(f"{name}={text!r} is neither a day nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z")
-
-
-def _between(figures: pa.Table, asked: Asked) -> pa.Table:
-    """Buckets that begin within the times that were given; days were taken into account when the rows were read."""
-    conditions: list[Any] = []
-    if asked.since is not None:
-        conditions.append(pc.field("ts") >= pa.scalar(asked.since, figures.schema.field("ts").type))
-    if asked.until is not None:
-        conditions.append(pc.field("ts") <= pa.scalar(asked.until, figures.schema.field("ts").type))
-    for condition in conditions:
-        figures = figures.filter(condition)
-    return figures

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from analytics_dagster.ingest.points import Admission, Parsed
+from analytics_dagster.ingest.wire.arrow_points import parse_arrow
 from analytics_dagster.ingest.wire.influx import InfluxReader
 from analytics_dagster.ingest.wire.json_points import parse_json, parse_ndjson
+from analytics_dagster.ingest.wire.otlp import OtlpReader
 from analytics_dagster.ingest.wire.remote_write import RemoteWriteReader
 
 ReadPoints = Callable[[bytes, Admission, int], Parsed]
@@ -15,7 +18,12 @@ ReadPoints = Callable[[bytes, Admission, int], Parsed]
 class Readers:
     """For one thread, as the series table is."""
 
-    def __init__(self) -> None:
-        self.points: dict[str, ReadPoints] = {"json": parse_json, "ndjson": parse_ndjson}
+    def __init__(self, body_limit: int) -> None:
+        self.points: dict[str, ReadPoints] = {
+            "json": parse_json,
+            "ndjson": parse_ndjson,
+            "arrow": partial(parse_arrow, limit=body_limit),
+        }
         self.remote_write = RemoteWriteReader()
         self.influx = InfluxReader()
+        self.otlp = OtlpReader()

@@ -31,6 +31,7 @@ from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from analytics_dagster.ingest.log.interface import IngestLog
+    from analytics_dagster.server.statsd import StatsdListener
     from analytics_dagster.tenancy.token_buckets import RateState
 
 P = ParamSpec("P")
@@ -70,7 +71,7 @@ class Service:
         self.private = is_loopback(plan.host) and not self.proxies
         self.series = SeriesTable()
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="work")
-        self.stopping = False
+        self._statsd: tuple[asyncio.DatagramTransport, StatsdListener] | None = None
         self._skew_us = settings.analytics_future_skew * 1_000_000
 
     async def start(self) -> None:
@@ -80,6 +81,7 @@ class Service:
         from analytics_dagster.server.idempotency import Claims
         from analytics_dagster.server.query import QueryDesk
         from analytics_dagster.server.readers import Readers
+        from analytics_dagster.server.statsd import listen, statsd_address
         from analytics_dagster.server.together import Together
         from analytics_dagster.tenancy.audit import Audit
         from analytics_dagster.tenancy.keys import Keys
@@ -97,21 +99,31 @@ class Service:
         self.audit = Audit(database, self.clock)
         self.usage = Usage(database, self.clock)
         self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock)
-        self.access = Access(self.keys, self.audit, Directory(self.installation.tenants), self.threads)
+        self.directory = Directory(self.installation.tenants)
+        self.access = Access(self.keys, self.audit, self.directory, self.threads)
         self.together = Together(self.log, self.charge)
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)
         self.claims = Claims(database, self.clock, str(settings.analytics_home), self.role)
-        self.readers = Readers()
+        self.readers = Readers(self.body_limit)
         self.queries = QueryDesk(self.installation)
-        self._housekeeping = asyncio.create_task(self._keep_house())
+        self._tasks = [asyncio.create_task(self._keep_house())]
+        if settings.analytics_statsd and self.place.number == 0:
+            address = statsd_address(settings.analytics_statsd)
+            self._statsd = await listen(self, address, settings.analytics_statsd_tenant)
+            self._tasks.append(asyncio.create_task(self._statsd[1].run()))
         tune_garbage_collection()
         log.info("ready", role=self.role, pid=os.getpid())
 
     async def stop(self) -> None:
         """Commit what was accepted, write what was counted, let go."""
-        self.stopping = True
-        self._housekeeping.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._statsd is not None:
+            transport, listener = self._statsd
+            transport.close()
+            await listener.flush()
         await self.in_thread(self.log.close)
+        self.queries.close()
         await self.in_thread(self.claims.close)
         await self.in_thread(self._flush)
         await self.in_thread(self.audit.close)
