@@ -7,6 +7,7 @@ stored by whoever consumes, with the rows, in one transaction: a group's committ
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -14,15 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from analytics_dagster.clock import Clock
+from analytics_dagster.clock import Clock, SystemClock
 from analytics_dagster.errors import IntegrityError, LogFullError, RetryableError, SettingsError
-from analytics_dagster.ingest.log.interface import Batch
-from analytics_dagster.ingest.log.kafka_frames import decode_frame, frames
+from analytics_dagster.ingest.log.interface import LogSource
+from analytics_dagster.ingest.log.kafka_frames import frames
 from analytics_dagster.ingest.points import Plays, Points
 from analytics_dagster.settings import Settings
 
@@ -60,7 +61,7 @@ class KafkaAddress:
 
     brokers: str
     topic: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, url: str) -> KafkaAddress:
@@ -70,15 +71,15 @@ class KafkaAddress:
         if parts.scheme != "kafka" or not parts.netloc or not topic or "/" in topic:
             shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
             raise SettingsError(f"ANALYTICS_LOG={shown} is not allowed: write kafka://broker:9092[,broker:9092]/topic")
-        return cls(parts.netloc, topic, dict(parse_qsl(parts.query)))
+        return cls(parts.netloc, topic, tuple(parse_qsl(parts.query)))
 
     @property
     def message_bytes(self) -> int:
-        return int(self.options.get("message.max.bytes", _DEFAULT_MESSAGE_BYTES))
+        return int(dict(self.options).get("message.max.bytes", _DEFAULT_MESSAGE_BYTES))
 
     def config(self, usual: Mapping[str, object], fixed: Mapping[str, object]) -> dict[str, Any]:
         """The configuration (of librdkafka) for a client: what is usual, what the URL says, and what nobody may change."""
-        return {"logger": _LOG, **usual, **self.options, **fixed, "bootstrap.servers": self.brokers}
+        return {"logger": _LOG, **usual, **dict(self.options), **fixed, "bootstrap.servers": self.brokers}
 
 
 @dataclass
@@ -261,7 +262,8 @@ class KafkaMessage(NamedTuple):
     """One message. `written_us` is the time that Kafka has for it."""
 
     position: int
-    value: bytes
+    value: bytes | None
+    """None for a message without one, and where a position ends offsets that hold no message."""
     written_us: int | None
 
 
@@ -274,7 +276,12 @@ class PartitionReader:
     @property
     def name(self) -> str:
         """`kafka/points/3`."""
-        return f"kafka/{self._topic}/{self._partition}"
+        return f"kafka/{self.place}"
+
+    @property
+    def place(self) -> str:
+        """`points/3`."""
+        return f"{self._topic}/{self._partition}"
 
     def end(self) -> int:
         """Position of the newest message that is committed, 0 for none."""
@@ -328,48 +335,47 @@ class PartitionReader:
                 kind, milliseconds = message.timestamp()
                 written = None if kind == library.TIMESTAMP_NOT_AVAILABLE else milliseconds * 1_000
                 position = (message.offset() or 0) + 1
-                yield KafkaMessage(position, message.value() or b"", written)
+                yield KafkaMessage(position, message.value(), written)
                 if position >= end:
                     return
             elif error.code() == library.KafkaError._PARTITION_EOF:
-                return  # the last offsets belong to transactions, or to messages that were compacted away
+                # The last offsets belong to transactions, or to messages that were compacted away.
+                yield KafkaMessage(end, None, None)
+                return
             else:
                 raise RetryableError(f"{self.name}: {error.str()}")
 
 
-class KafkaSource:
-    """Implements LogSource over a partition of the log's own topic."""
+def kafka_sources(settings: Settings, clock: Clock | None = None) -> list[LogSource]:
+    """A source for each partition of the log's topic, if the log is on Kafka, and of each of ANALYTICS_KAFKA_TOPICS.
 
-    def __init__(self, reader: PartitionReader) -> None:
-        self._reader = reader
+    Raises SettingsError, and RetryableError when the brokers cannot be reached.
+    """
+    from analytics_dagster.ingest.log.interface import POINTS
+    from analytics_dagster.ingest.log.kafka_topics import ForeignTopicSource, LogTopicSource, Store, foreign_topics
 
-    @property
-    def name(self) -> str:
-        """Identity for ever: `kafka/points/3`."""
-        return self._reader.name
+    home = KafkaAddress.parse(settings.analytics_log) if settings.analytics_log else None
+    store = Store(settings, clock or SystemClock())
+    found: list[LogSource] = []
+    if home is not None:
+        own = consumers_of(home, os.getpid())
+        found += [LogTopicSource(reader, store, POINTS, None) for reader in partition_readers(own, home.topic)]
+    for topic in foreign_topics(settings.analytics_kafka_topics or "", home):
+        others = consumers_of(topic.address, os.getpid())
+        readers = partition_readers(others, topic.address.topic)
+        found += [ForeignTopicSource(reader, store, topic.table, topic.tenant) for reader in readers]
+    return found
 
-    def end(self) -> int:
-        """Position of the newest durable batch, 0 for none."""
-        return self._reader.end()
 
-    def read(self, after: int, max_rows: int) -> Iterator[Batch]:
-        """Whole batches behind `after`. Raises IntegrityError for a message that no log of ours wrote: nothing is skipped."""
-        given = 0
-        for position, value, _ in self._reader.messages(after):
-            try:
-                table, rows = decode_frame(value)
-            except ValueError as error:
-                raise IntegrityError(
-                    f"{self.name}: the message at offset {position - 1} {error}; a log's topic is for that log alone"
-                ) from None
-            yield Batch(position, table, rows)
-            given += rows.num_rows
-            if given >= max_rows:
-                return
+@lru_cache(maxsize=16)
+def consumers_of(address: KafkaAddress, _process: int) -> Consumers:
+    """The process' consumers of a topic: connecting anew for each round would cost more than reading. Never a parent's."""
+    return Consumers(address)
 
-    def release(self, through: int) -> None:
-        """Kafka drops messages by the topic's own retention; the position is shown to those who watch the group."""
-        self._reader.note_consumed(through)
+
+def partition_readers(consumers: Consumers, topic: str) -> Sequence[PartitionReader]:
+    """A reader for each partition of a topic, none while it does not exist. Raises RetryableError."""
+    return [PartitionReader(consumers, topic, partition) for partition in partitions(consumers, topic)]
 
 
 def partitions(consumers: Consumers, topic: str) -> Sequence[int]:
@@ -411,7 +417,7 @@ def _consumer(address: KafkaAddress) -> Consumer:
         "allow.auto.create.topics": False,
     }
     library = client_library()
-    known = {key: value for key, value in address.options.items() if key not in _PRODUCER_ONLY}
+    known = tuple((key, value) for key, value in address.options if key not in _PRODUCER_ONLY)
     try:
         made: Consumer = library.Consumer(KafkaAddress(address.brokers, address.topic, known).config(usual, fixed))
     except library.KafkaException as error:
