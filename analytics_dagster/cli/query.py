@@ -40,22 +40,25 @@ def query(
     tenant: Annotated[str, typer.Option(help="Tenant whose figures are asked for.")],
     from_: Annotated[str | None, typer.Option("--from", help="First day (UTC), as 2026-01-31. Default: the first.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Last day (UTC), included. Default: the last.")] = None,
-    grain: Annotated[Grain, typer.Option(help="Length of a bucket; weeks begin on Monday.")] = Grain.DAY,
+    grain: Annotated[Grain, typer.Option(help="Length of a bucket; weeks begin on Monday. minute: of recorded points.")] = Grain.DAY,
     by: Annotated[list[str] | None, typer.Option(help="Split by this dimension or label; may be repeated.")] = None,
     where: Annotated[
         list[str] | None, typer.Option(help='Condition on a dimension: country="US", with = != =~ !~; may be repeated.')
     ] = None,
     aggregate: Annotated[
-        str | None, typer.Option(help="Of recorded points: avg, sum, min, max, last, count, p50, p95 or p99. Default: by type.")
+        str | None,
+        typer.Option(help="Of recorded points: avg, sum, min, max, last, count, increase, rate, p50, p95, p99. Default: by type."),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="arrow is an IPC stream.")] = Format.TABLE,
 ) -> None:
     """Print a metric's figures: the columns ts (start of the bucket, UTC), one for each --by, and value.
 
-    A bucket without rows, or without a figure (a share of nothing), is left out.
+    A bucket without rows, or without a figure (a share of nothing), is left out. Recorded points are all in it, those that no
+    run has aggregated yet too.
     """
+    from analytics_dagster.metrics.fresh import Fresh
     from analytics_dagster.metrics.load import load_catalogue
-    from analytics_dagster.metrics.query import MetricQuery, find_metric, run_query
+    from analytics_dagster.metrics.query import MetricQuery, answer_query
 
     first, last = (_day("--from", from_), _day("--to", to))
     if first and last and first > last:
@@ -64,8 +67,8 @@ def query(
     lake = _tenant(opened, tenant)
     catalogue = load_catalogue(opened.settings.analytics_metrics)
     asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate)
-    figures = run_query(lake, catalogue, asked)
-    _print(figures, format_, whole=find_metric(lake, catalogue, metric, aggregate).integer)
+    answer = answer_query(lake, catalogue, asked, Fresh(opened))
+    _print(answer.figures, format_, whole=answer.metric.integer)
 
 
 @metrics_app.command("list")
@@ -104,12 +107,11 @@ def show(
 
 
 def _recorded(ctx: typer.Context, tenant: str, catalogue: Catalogue) -> Iterator[Metric]:
-    from analytics_dagster.metrics.recorded import recorded_metric, recorded_names
+    from analytics_dagster.metrics.fresh import Fresh
+    from analytics_dagster.metrics.recorded import recorded_metrics
 
-    lake = _tenant(installation(ctx), tenant)
-    for name in recorded_names(lake, catalogue):
-        if (metric := recorded_metric(lake, catalogue, name)) is not None:
-            yield metric
+    opened = installation(ctx)
+    yield from recorded_metrics(_tenant(opened, tenant), catalogue, Fresh(opened))
 
 
 def _tenant(opened: Installation, tenant: str) -> TenantLake:
