@@ -70,7 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except typer.TyperException as error:
         # A wrong verb, option or value. The message is empty where the help was just printed (`analytics` alone).
-        if not (message := error.format_message()):
+        if not (message := " ".join(error.format_message().split())):  # a missing choice is told in many lines
             sys.exit(2)
         where = getattr(error, "ctx", None)
         _fail(f"{message.rstrip('.')}; see `{where.command_path if where else 'analytics'} --help`")

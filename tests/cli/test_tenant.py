@@ -1,12 +1,17 @@
-"""`analytics tenant`: the register of tenants, for people and for programs."""
+"""`analytics tenant`: the register of tenants, their quotas and usage, for people and for programs."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
 import pytest
 from cli.command import analytics
+
+from analytics_dagster.installation import open_installation
+from analytics_dagster.settings import Settings
+from analytics_dagster.tenancy.usage import Arrived, Usage
 
 
 def listed(home: Path) -> dict[str, str]:
@@ -47,3 +52,48 @@ def test_an_unknown_tenant_is_not_found(home: Path, verb: str) -> None:
     analytics("tenant", "add", "acme", "--home", home)
     assert "no tenant 'nobody'" in analytics("tenant", verb, "nobody", "--home", home).error
     assert listed(home) == {"acme": "active"}
+
+
+def quota(home: Path, *arguments: str) -> dict[str, object]:
+    shown: dict[str, object] = json.loads(analytics("tenant", "quota", "acme", *arguments, "--json", "--home", home).out)
+    return {name: value for name, value in shown.items() if name != "tenant"}
+
+
+def test_quotas_are_the_installations_until_they_are_set(home: Path) -> None:
+    analytics("tenant", "add", "acme", "--home", home)
+    standard = {"points_per_second": 0, "active_series": 150_000, "stored_bytes": 0, "rules": 0}
+    assert quota(home) == standard
+    assert quota(home, "--points-per-second", "1000", "--active-series", "0") == {
+        **standard,
+        "points_per_second": 1_000,
+        "active_series": 0,
+    }
+    assert quota(home, "--active-series", "default")["active_series"] == 150_000
+    lines = analytics("tenant", "quota", "acme", "--home", home).out.splitlines()
+    assert lines[:2] == ["points_per_second\t1000\tits own", "active_series\t150000\tdefault"]
+    assert lines[3] == "rules\tno limit\tdefault"
+
+
+@pytest.mark.parametrize("number", ["-1", "many", "1.5", "99999999999999999999"])
+def test_what_is_no_limit_is_refused(home: Path, number: str) -> None:
+    analytics("tenant", "add", "acme", "--home", home)
+    assert "rules" in analytics("tenant", "quota", "acme", f"--rules={number}", "--home", home).error
+    assert "no tenant 'nobody'" in analytics("tenant", "quota", "nobody", "--home", home).error
+
+
+def test_usage_is_shown_by_day(home: Path) -> None:
+    analytics("tenant", "add", "acme", "--home", home)
+    assert analytics("tenant", "usage", "acme", "--home", home).out == ""
+    opened = open_installation(Settings.from_environment(home), create=False)
+    meter, at = Usage(opened.database, opened.clock), dt.datetime(2026, 3, 10, 23, 59, tzinfo=dt.UTC)
+    for hours, points in ((0, 1_500), (1, 20)):
+        arrived = [Arrived("acme", "metrics", 1 + hours, points)]
+        later = at + dt.timedelta(hours=hours)
+        opened.database.write(lambda c, arrived=arrived, later=later: meter.count(c, "log/server-0", arrived, later))  # type: ignore[misc]
+    lines = analytics("tenant", "usage", "acme", "--home", home).out.splitlines()
+    assert lines[0] == "2026-03-10\t1,500 points\t0 plays\t0 requests"
+    [row] = json.loads(analytics("tenant", "usage", "acme", "--from", "2026-03-11", "--json", "--home", home).out)
+    assert row == {"tenant": "acme", "day": "2026-03-11", "points": 20, "plays": 0, "requests": 0, "stored_bytes": None}
+    assert json.loads(analytics("tenant", "usage", "acme", "--to", "2026-03-09", "--json", "--home", home).out) == []
+    assert "--from 'x' is not a day" in analytics("tenant", "usage", "acme", "--from", "x", "--home", home).error
+    assert "no tenant 'nobody'" in analytics("tenant", "usage", "nobody", "--home", home).error
