@@ -181,7 +181,7 @@ class _Reading:
                 name = check_name(metric_name(metric.name))
                 if temporality != _CUMULATIVE:
                     raise RefusedValueError("aggregation_temporality", metric.name, _DELTA)
-                ts = point.time_unix_nano // 1_000 or self._now_us
+                ts = point.time_unix_nano // 1_000 if point.time_unix_nano else self._now_us
                 add(name, point, check_time(ts, self._admission.latest_us))
             except RefusedValueError as error:
                 del rows.numbers[before:], rows.ts[before:], rows.values[before:]
