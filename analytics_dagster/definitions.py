@@ -22,14 +22,14 @@ from analytics_dagster.orchestration.schedules import SCHEDULES  # noqa: E402
 from analytics_dagster.orchestration.sensors import SENSORS  # noqa: E402
 from assets import aggregates, forecasts, insights, landing, models, quality, raw  # noqa: E402
 
-LAYERS = (raw, aggregates, quality, models, forecasts, insights)
+LAYERS = (landing, raw, aggregates, quality, models, forecasts, insights)
 
 
 def build_definitions(
     *, resources: Mapping[str, Any] | None = None, assets: Sequence[dg.AssetsDefinition | dg.AssetSpec] | None = None
 ) -> dg.Definitions:
     """The whole location; a test gives its own `resources` (for example a `Platform` with its own home) or `assets`."""
-    graph: Sequence[Any] = assets or [*landing.SPECS, *(asset for layer in LAYERS for asset in layer.ASSETS)]
+    graph: Sequence[Any] = assets or [asset for layer in LAYERS for asset in layer.ASSETS]
     return dg.Definitions(
         assets=dg.with_source_code_references(graph),
         jobs=JOBS,

@@ -1,13 +1,20 @@
-"""Landing: what arrived, appended by `analytics import`, the simulated service and the ingest log; never changed here.
+"""Landing: what arrived, appended by `analytics import`, the simulated service and the ingest log; never changed.
 
-These assets are not materialized by a step: importing reports to Dagster what it appended, so that the graph begins where
-the data comes in and each arrival is an event that can be seen and waited for.
+Points and plays are taken from the ingest log by a step here, unless the server or the command line did it before. The other
+tables have no step: importing reports to Dagster what it appended, so that the graph begins where the data comes in. Rows are
+reported once, by the step or by `arrivals_sensor`, whichever comes first.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from analytics_dagster.lake.schemas import RAW_TABLES, TableSchema, landing
+from analytics_dagster.orchestration.consuming import CONSUMED_TABLES, consume_and_report
 from analytics_dagster.orchestration.metadata import column_schema
+from analytics_dagster.orchestration.resources import Platform
+from assets.policies import OWNERS, RETRY
 
 
 def landing_key(table: TableSchema) -> dg.AssetKey:
@@ -16,15 +23,32 @@ def landing_key(table: TableSchema) -> dg.AssetKey:
 
 def landing_spec(table: TableSchema) -> dg.AssetSpec:
     arrivals = landing(table)
+    log = " Materializing it takes what clients sent from the ingest log." if table in CONSUMED_TABLES else ""
     return dg.AssetSpec(
         key=landing_key(table),
-        description=f"{arrivals.description}\n\nAppended by `analytics import` and by the simulated service.",
+        description=f"{arrivals.description}\n\nAppended by `analytics import` and by the simulated service.{log}",
         group_name="landing",
-        owners=["team:data-platform"],
+        owners=OWNERS,
         kinds={"deltalake"},
         tags={"layer": "landing"},
         metadata={"dagster/column_schema": column_schema(arrivals)},
     )
 
 
-SPECS = [landing_spec(table) for table in RAW_TABLES]
+@dg.multi_asset(
+    specs=[landing_spec(table) for table in CONSUMED_TABLES],
+    name="from_ingest_log",
+    # Either of the two has the whole log consumed: its batches are in one order, and a position stands for both tables.
+    can_subset=True,
+    retry_policy=RETRY,
+    pool="ingest_log",
+)
+def consumed(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[Any]]:
+    installation = platform.open()
+    tables = [table for table in CONSUMED_TABLES if landing_key(table) in context.selected_asset_keys]
+    report = consume_and_report(installation, [table.name for table in tables])
+    for table in tables:
+        yield dg.MaterializeResult(asset_key=landing_key(table), metadata=report.metadata(table.name, installation.clock.now()))
+
+
+ASSETS = [consumed, *(landing_spec(table) for table in RAW_TABLES if table not in CONSUMED_TABLES)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analytics_dagster.cli.context import installation, interactive
-from analytics_dagster.errors import UserError
+from analytics_dagster.errors import IntegrityError, UserError
+
+if TYPE_CHECKING:
+    from analytics_dagster.installation import Installation
 
 
 def parse_day(value: str) -> dt.date:
@@ -32,13 +35,15 @@ def materialize(
 ) -> int:
     """Materialize the days that have new rows, or the days and assets that are named.
 
-    Exits with 0 when all selected assets materialized, whatever the checks say.
+    First takes what clients sent from the ingest log. Exits with 0 when all selected assets materialized, whatever the checks
+    say.
     """
     from analytics_dagster.cli.progress import materialize_progress
     from analytics_dagster.definitions import defs
     from analytics_dagster.orchestration.running import Request, execute, plan
 
     opened = installation(ctx)
+    damaged = _consume(opened)
     request = Request(
         tuple(tenant or ()), parse_day(from_) if from_ else None, parse_day(to) if to else None, tuple(select or ())
     )
@@ -55,4 +60,21 @@ def materialize(
         failed_checks += len(result.failed_checks)
         for check in result.failed_checks:
             typer.echo(f"check failed: {check}")
+    if damaged is not None:
+        raise damaged
     return 1 if strict and failed_checks else 0
+
+
+def _consume(opened: Installation) -> IntegrityError | None:
+    """Take what clients sent to landing, and say how much. What of the log is damaged does not keep the rest waiting."""
+    from analytics_dagster.ingest.consume import consume_all
+
+    try:
+        consumed = consume_all(opened)
+    except IntegrityError as error:
+        typer.echo("the ingest log is damaged; materializing what could be read of it", err=True)
+        return error
+    if consumed.tenants:
+        taken = f"{consumed.points:,} points and {consumed.plays:,} plays"
+        typer.echo(f"took {taken} of {len(consumed.tenants)} tenants from the ingest log", err=True)
+    return None

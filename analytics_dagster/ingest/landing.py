@@ -179,7 +179,6 @@ def _replace_notes(connection: sa.Connection, rows: Sequence[dict[str, Any]]) ->
     from analytics_dagster.ingest.raw import reported_note
     from analytics_dagster.lake.state_tables import arrivals
 
-    reported = reported_note(connection)
     query = sa.select(arrivals.c.id, arrivals.c.tenant, arrivals.c.table_name, arrivals.c.day, arrivals.c.rows).where(
         arrivals.c.arrival == FROM_LOG,
         arrivals.c.tenant.in_({row["tenant"] for row in rows}),
@@ -187,12 +186,13 @@ def _replace_notes(connection: sa.Connection, rows: Sequence[dict[str, Any]]) ->
         arrivals.c.day.between(min(row["day"] for row in rows), max(row["day"] for row in rows)),
     )
     before = {(old.tenant, old.table_name, old.day): old for old in connection.execute(query)}
+    reported = {table: reported_note(connection, table) for table in {old.table_name for old in before.values()}}
     replaced, made = [], []
     for row in rows:
         unreported = 0
         if old := before.get((row["tenant"], row["table_name"], row["day"])):
             replaced.append(old.id)
-            unreported = old.rows if old.id > reported else 0
+            unreported = old.rows if old.id > reported[old.table_name] else 0
         made.append({**row, "rows": row["rows"] + unreported})
     # First the new: SQLite gives the highest id + 1, and an id must not come again.
     connection.execute(arrivals.insert(), made)

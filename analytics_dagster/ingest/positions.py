@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analytics_dagster.errors import IntegrityError
-from analytics_dagster.ingest.log.interface import LogSource
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from analytics_dagster.ingest.log.interface import LogSource
     from analytics_dagster.lake.database import Database
 
 _PREFIX = "consumed/"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ class StaleDays:
 
 @dataclass(frozen=True)
 class Arrived:
-    """What landed in one table since a note; `newest` is the newest note of all tables then."""
+    """What landed in one table since a note; `newest` is the table's newest note then."""
 
     table: str
     rows: int
@@ -84,29 +85,39 @@ def newest_note(database: Database, tenant: str, table: str) -> int:
         return int(connection.execute(query).scalar() or 0)
 
 
-REPORTED = "arrivals/reported"
-"""Cursor: the newest note whose rows Dagster was told of."""
+def arrivals_after(database: Database, note: int) -> list[Arrived]:
+    """What landed since the arrival note `note`, by table."""
+    with database.read() as connection:
+        return _arrived(connection, {}, note)
 
 
-def reported_note(connection: sa.Connection) -> int:
-    """The newest note whose rows were reported, 0 for none."""
-    import sqlalchemy as sa
+def take_unreported(database: Database, now: dt.datetime, tables: Sequence[str] = (), since: int = 0) -> list[Arrived]:
+    """What landed since it was last taken, by table (`tables`, or all), each row once whoever asks: the sensor that tells Dagster
+    of arrivals, or the step that consumes the log.
 
-    from analytics_dagster.lake.state_tables import cursors
+    `since` is the note to begin at in a database where nothing was taken yet.
+    """
 
-    return int(connection.execute(sa.select(cursors.c.value).where(cursors.c.name == REPORTED)).scalar() or 0)
+    def take(connection: sa.Connection) -> list[Arrived]:
+        from analytics_dagster.lake.state_tables import cursors
+
+        found = [a for a in _arrived(connection, _reported(connection), since) if not tables or a.table in tables]
+        for arrived in found:
+            mine, values = cursors.c.name == _REPORTED + arrived.table, {"value": str(arrived.newest), "changed_at": now}
+            if connection.execute(cursors.update().where(mine).values(**values)).rowcount == 0:
+                connection.execute(cursors.insert().values(name=_REPORTED + arrived.table, **values))
+        return found
+
+    # Looked for outside a transaction first: most ticks find nothing, and need not wait for who writes.
+    with database.read() as connection:
+        if not _arrived(connection, _reported(connection), since):
+            return []
+    return database.write(take)
 
 
-def note_reported(database: Database, note: int, now: dt.datetime) -> None:
-    """Remember that everything up to `note` was reported."""
-    from analytics_dagster.lake.state_tables import cursors
-
-    def write(connection: sa.Connection) -> None:
-        values = {"value": str(max(note, reported_note(connection))), "changed_at": now}
-        if connection.execute(cursors.update().where(cursors.c.name == REPORTED).values(**values)).rowcount == 0:
-            connection.execute(cursors.insert().values(name=REPORTED, **values))
-
-    database.write(write)
+def reported_note(connection: sa.Connection, table: str) -> int:
+    """The newest note of `table` that was taken, 0 for none."""
+    return _reported(connection).get(table, 0)
 
 
 def forget_covered_notes(database: Database) -> int:
@@ -117,34 +128,48 @@ def forget_covered_notes(database: Database) -> int:
 
     newest = sa.select(sa.func.max(arrivals.c.id)).group_by(arrivals.c.tenant, arrivals.c.table_name, arrivals.c.day)
 
-    def write(connection: sa.Connection) -> int:
-        covered = arrivals.delete().where(
-            arrivals.c.table_name != "", arrivals.c.id <= reported_note(connection), arrivals.c.id.not_in(newest)
-        )
-        return int(connection.execute(covered).rowcount)
+    def forget(connection: sa.Connection) -> int:
+        deleted = 0
+        for table, reported in _reported(connection).items():
+            covered = sa.and_(arrivals.c.table_name == table, arrivals.c.id <= reported, arrivals.c.id.not_in(newest))
+            deleted += connection.execute(arrivals.delete().where(covered)).rowcount
+        return deleted
 
-    return database.write(write)
+    return database.write(forget)
 
 
-def arrivals_after(database: Database, note: int) -> list[Arrived]:
-    """What landed since the arrival note `note`, by table."""
+# One cursor for each table: the newest note of it whose rows were reported.
+_REPORTED = "reported/"
+
+
+def _reported(connection: sa.Connection) -> dict[str, int]:
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import cursors
+
+    query = sa.select(cursors.c.name, cursors.c.value).where(cursors.c.name.startswith(_REPORTED, autoescape=True))
+    return {name.removeprefix(_REPORTED): int(value) for name, value in connection.execute(query)}
+
+
+def _arrived(connection: sa.Connection, after: Mapping[str, int], otherwise: int) -> list[Arrived]:
     import sqlalchemy as sa
 
     from analytics_dagster.lake.state_tables import arrivals
 
     query = (
         sa.select(arrivals.c.table_name, arrivals.c.tenant, sa.func.sum(arrivals.c.rows), sa.func.max(arrivals.c.id))
-        .where(arrivals.c.id > note, arrivals.c.table_name != "")
+        .where(arrivals.c.table_name != "", arrivals.c.id > min([otherwise, *after.values()]))
+        .where(*(sa.or_(arrivals.c.table_name != table, arrivals.c.id > note) for table, note in after.items()))
+        .where(sa.or_(arrivals.c.table_name.in_(after), arrivals.c.id > otherwise))
         .group_by(arrivals.c.table_name, arrivals.c.tenant)
     )
-    with database.read() as connection:
-        found = connection.execute(query).all()
+    found = connection.execute(query).all()
     return [
         Arrived(
             table,
             int(sum(row[2] for row in found if row[0] == table)),
             tuple(sorted(row[1] for row in found if row[0] == table)),
-            int(max(row[3] for row in found)),
+            int(max(row[3] for row in found if row[0] == table)),
         )
         for table in sorted({row[0] for row in found})
     ]

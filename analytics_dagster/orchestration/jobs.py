@@ -1,15 +1,32 @@
-"""The jobs: materialize days, deliver what is due, go on with the demo, keep house."""
+"""The jobs: materialize days, consume the ingest log, deliver what is due, go on with the demo, keep house."""
 
 from typing import Any
 
 import dagster as dg
 
+from analytics_dagster.orchestration.consuming import CONSUMED_TABLES
 from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house
+
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 materialize_days = dg.define_asset_job(
     "materialize_days",
     selection=dg.AssetSelection.all() - dg.AssetSelection.groups("landing"),
     description="Raw to insights for a day or a range of days, all tenants in one step each.",
+    executor_def=dg.in_process_executor,
+)
+
+
+consume_log = dg.define_asset_job(
+    "consume_log",
+    selection=dg.AssetSelection.assets(*(["landing", table.name] for table in CONSUMED_TABLES)),
+    description="Takes what is in the ingest log to landing.",
     executor_def=dg.in_process_executor,
 )
 
@@ -29,4 +46,4 @@ def maintenance() -> None:
     keep_house()
 
 
-JOBS: list[Any] = [materialize_days, notify, simulate_demo, maintenance]
+JOBS: list[Any] = [materialize_days, consume_log, notify, simulate_demo, maintenance]

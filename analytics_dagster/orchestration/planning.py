@@ -22,6 +22,11 @@ SCORECARD = "quality/scorecard"
 _CATALOGUE = frozenset(table.path for table in CATALOGUE_TABLES)
 
 
+def is_catalogue(asset: str) -> bool:
+    """Whether an asset is a catalogue table, which has no days."""
+    return asset in _CATALOGUE
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run: the days `first` to `last` (both included) of `assets`, for `tenants`."""
@@ -36,26 +41,33 @@ class PlannedRun:
     @property
     def when(self) -> str:
         """Its days in words. Catalogue tables have none."""
-        if all(asset in _CATALOGUE for asset in self.assets):
-            return "the catalogue"
-        return f"{self.first} to {self.last}"
+        return "the catalogue" if self.is_catalogue else f"{self.first} to {self.last}"
+
+    @property
+    def is_catalogue(self) -> bool:
+        """Whether it has nothing but catalogue tables."""
+        return all(is_catalogue(asset) for asset in self.assets)
 
 
-def plan_runs(stale: Sequence[StaleDays], families: Iterable[tuple[str, str]]) -> list[PlannedRun]:
+def plan_runs(stale: Sequence[StaleDays], families: Iterable[tuple[str, str]], today: dt.date) -> list[PlannedRun]:
     """Runs that bring every stale day up to date, oldest first.
 
-    `families` are pairs of a source table's name and the asset computed from it.
+    `families` are pairs of a source table's name and the asset computed from it. Days that are not over (`today`, and what a
+    client's clock puts behind it) are a run of their own with figures and no models, which would take half a day for a fall.
     """
     by_source: dict[str, list[str]] = {}
     for source, asset in families:
         by_source.setdefault(source, []).append(asset)
     runs: list[PlannedRun] = []
-    for first, last in _segments(sorted({day for s in stale for day in s.days})):
+    days = sorted({day for s in stale for day in s.days})
+    whole, unfinished = [day for day in days if day < today], [day for day in days if day >= today]
+    for first, last in _segments(whole) + _segments(unfinished):
         touched = [s for s in stale if any(first <= day <= last for day in s.days)]
         tables = sorted({s.table for s in touched})
         tenants = tuple(sorted({s.tenant for s in touched}))
         figures = [f"raw/{t}" for t in tables] + [a for t in tables for a in by_source.get(t, ())] + [SCORECARD]
-        runs += split_models(PlannedRun(first, last, tenants, tuple(figures) + MODEL_ASSETS, max(s.newest for s in touched)))
+        run = PlannedRun(first, last, tenants, tuple(figures) + MODEL_ASSETS, max(s.newest for s in touched))
+        runs += split_models(run) if last < today else [without_models(run)]
     return runs
 
 
@@ -76,6 +88,11 @@ def split_models(run: PlannedRun) -> list[PlannedRun]:
     newest = run.last - dt.timedelta(days=MODEL_DAYS - 1)
     parts = [(run.first, figures), (newest, models)]
     return [PlannedRun(first, run.last, run.tenants, assets, run.newest) for first, assets in parts if assets]
+
+
+def without_models(run: PlannedRun) -> PlannedRun:
+    """Its figures alone."""
+    return PlannedRun(run.first, run.last, run.tenants, tuple(a for a in run.assets if a not in MODEL_ASSETS), run.newest)
 
 
 def missed_days(newest_published: dt.date | None, yesterday: dt.date, most: int = GAP_DAYS) -> tuple[dt.date, dt.date] | None:

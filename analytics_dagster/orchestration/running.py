@@ -16,7 +16,15 @@ from analytics_dagster.ingest.raw import first_arrival
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.schemas import CATALOGUE_TABLES, EVENT_TABLES, FIRST_DAY
 from analytics_dagster.orchestration.build import with_landing
-from analytics_dagster.orchestration.planning import MODEL_ASSETS, SCORECARD, PlannedRun, plan_catalogue, plan_runs, split_models
+from analytics_dagster.orchestration.planning import (
+    MODEL_ASSETS,
+    SCORECARD,
+    PlannedRun,
+    plan_catalogue,
+    plan_runs,
+    split_models,
+    without_models,
+)
 from analytics_dagster.orchestration.staleness import stale_catalogue, stale_tenant_days
 from analytics_dagster.orchestration.tables import family_sources
 
@@ -60,8 +68,9 @@ def plan(installation: Installation, request: Request, definitions: dg.Definitio
                 arrived = "the catalogue is up to date, and nothing else" if catalogue else "nothing"
                 return Plan((), f"{arrived} has arrived yet; use `analytics import` or `analytics simulate`")
             day = max(newest)
+            again = _whole(installation, tenants, day, day)
             runs, said = (
-                [_whole(installation, tenants, day, day)],
+                [again if day <= yesterday(installation.clock) else without_models(again)],
                 f"everything is up to date; materializing the newest day, {day}, again",
             )
     else:
@@ -73,7 +82,8 @@ def plan(installation: Installation, request: Request, definitions: dg.Definitio
 def stale_plan(installation: Installation, request: Request) -> list[PlannedRun]:
     """The runs that bring every day, and the catalogue, with new rows up to date; none where there is none."""
     tenants = _tenants(installation, request.tenants)
-    runs = plan_runs(stale_tenant_days(installation, tenants), family_sources(installation.settings.analytics_metrics))
+    families = family_sources(installation.settings.analytics_metrics)
+    runs = plan_runs(stale_tenant_days(installation, tenants), families, installation.clock.now().date())
     if not runs:
         return plan_catalogue(stale_catalogue(installation, tenants), yesterday(installation.clock))
     return _with_catalogue(installation, runs, tenants)

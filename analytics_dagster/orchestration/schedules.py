@@ -1,9 +1,10 @@
-"""Schedules: the day's run, and the housekeeping that nobody should have to think of. UTC."""
+"""Schedules: the day's run, the log's second chance, and the housekeeping that nobody should have to think of. UTC."""
 
 import dagster as dg
 
 from analytics_dagster.clock import yesterday
-from analytics_dagster.orchestration.jobs import maintenance, materialize_days
+from analytics_dagster.orchestration.consuming import log_state, why_not_consume
+from analytics_dagster.orchestration.jobs import UNDER_WAY, consume_log, maintenance, materialize_days
 from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.orchestration.planning import missed_days
 from analytics_dagster.orchestration.resources import Platform
@@ -35,4 +36,20 @@ keep_house_daily = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 
-SCHEDULES = [daily, keep_house_daily]
+
+@dg.schedule(
+    job=consume_log,
+    cron_schedule="*/10 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Has the ingest log consumed where the sensor that does is stopped.",
+)
+def consume_log_regularly(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+    installation = platform.open()
+    running = dg.RunsFilter(job_name=consume_log.name, statuses=UNDER_WAY)
+    under_way = bool(context.instance.get_run_ids(running, limit=1))
+    reason = why_not_consume(log_state(installation), installation.clock.now(), under_way=under_way)
+    return dg.SkipReason(reason) if reason else dg.RunRequest()
+
+
+SCHEDULES = [daily, consume_log_regularly, keep_house_daily]

@@ -6,18 +6,22 @@ its state, and asks for a delivery run only while messages are due and nobody el
 """
 
 import datetime as dt
+from collections.abc import Sequence
+from dataclasses import replace
 
 import dagster as dg
 
 from analytics_dagster.clock import yesterday
-from analytics_dagster.ingest.raw import Arrived, arrivals_after
+from analytics_dagster.ingest.raw import Arrived, take_unreported
+from analytics_dagster.installation import Installation
 from analytics_dagster.orchestration import alerting
 from analytics_dagster.orchestration.abandoned import ABANDONED_TAG, cancel_abandoned
-from analytics_dagster.orchestration.jobs import materialize_days, notify, simulate_demo
-from analytics_dagster.orchestration.partitions import DayRange
-from analytics_dagster.orchestration.planning import PlannedRun, plan_catalogue, plan_runs
+from analytics_dagster.orchestration.consuming import log_state, why_not_consume
+from analytics_dagster.orchestration.jobs import UNDER_WAY, consume_log, materialize_days, notify, simulate_demo
+from analytics_dagster.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, DayRange
+from analytics_dagster.orchestration.planning import PlannedRun, is_catalogue, plan_catalogue, plan_runs
 from analytics_dagster.orchestration.resources import Platform, scope_config
-from analytics_dagster.orchestration.staleness import stale_catalogue, stale_tenant_days
+from analytics_dagster.orchestration.staleness import COMPUTE_AGAIN, just_computed, stale_catalogue, stale_tenant_days
 from analytics_dagster.orchestration.tables import family_sources, graph_catalogue
 
 ARRIVALS_TAG = "analytics/arrivals"
@@ -34,14 +38,6 @@ DEMO_SECONDS = 60
 # is idempotent by run id.
 FAILURE_OVERLAP = dt.timedelta(minutes=2)
 
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
 
 @dg.sensor(
     job=materialize_days,
@@ -52,20 +48,34 @@ _UNDER_WAY = [
 def arrivals_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     installation = platform.open()
     cancel_abandoned(context.instance, launched=True)
-    after = int(context.cursor) if context.cursor else 0
-    arrived = arrivals_after(installation.database, after)
-    tenants = installation.tenants.active()
-    days = plan_runs(stale_tenant_days(installation, tenants), family_sources(installation.settings.analytics_metrics))
-    requests, waiting = [], []
-    for plan in [*days, *plan_catalogue(stale_catalogue(installation, tenants), yesterday(installation.clock))]:
-        reason = _why_not(context.instance, plan)
+    plans, waiting = _plans(installation)
+    under_way = context.instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+    requests = []
+    for plan in plans:
+        reason = _why_not(context.instance, plan, under_way, installation.clock.now())
         if reason:
             waiting.append(reason)
         else:
             requests.append(run_request(plan))
     skip = None if requests else dg.SkipReason("; ".join(sorted(set(waiting))) or "every day is up to date")
+    # Last, so that a tick that fails has taken no report away. The cursor is where this sensor once kept what was reported.
+    after = int(context.cursor) if context.cursor else 0
+    arrived = take_unreported(installation.database, installation.clock.now(), since=after)
     cursor = str(max([after, *(a.newest for a in arrived)]))
     return dg.SensorResult(run_requests=requests, skip_reason=skip, cursor=cursor, asset_events=[_landed(a) for a in arrived])
+
+
+@dg.sensor(
+    job=consume_log,
+    minimum_interval_seconds=INGEST_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Has the ingest log consumed where neither the server nor anybody else does it.",
+)
+def ingest_log_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+    installation = platform.open()
+    under_way = _running(context.instance, consume_log.name)
+    reason = why_not_consume(log_state(installation), installation.clock.now(), under_way=under_way)
+    return dg.SkipReason(reason) if reason else dg.RunRequest()
 
 
 @dg.sensor(
@@ -122,7 +132,7 @@ def demo_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.R
     return dg.RunRequest(run_key=f"{yesterday(installation.clock)}:{','.join(late)}")
 
 
-SENSORS = [arrivals_sensor, alert_sensor, run_failure_watch, demo_sensor]
+SENSORS = [ingest_log_sensor, arrivals_sensor, alert_sensor, run_failure_watch, demo_sensor]
 
 
 def run_request(plan: PlannedRun) -> dg.RunRequest:
@@ -150,19 +160,55 @@ def _landed(arrived: Arrived) -> dg.AssetMaterialization:
     )
 
 
-def _why_not(instance: dg.DagsterInstance, plan: PlannedRun) -> str | None:
+def _plans(installation: Installation) -> tuple[list[PlannedRun], list[str]]:
+    """What is to be computed, and what is not although rows came, with the reason."""
+    tenants, clock = installation.tenants.active(), installation.clock
+    stale, just_now = stale_tenant_days(installation, tenants), just_computed(installation, tenants)
+    due = [replace(s, days=tuple(day for day in s.days if (s.tenant, s.table, day) not in just_now)) for s in stale]
+    minutes = COMPUTE_AGAIN.seconds // 60
+    held = [
+        f"{s.table} of {s.days[0]} to {s.days[-1]} were computed less than {minutes} minutes ago"
+        for s, kept in zip(stale, due, strict=True)
+        if s.days != kept.days
+    ]
+    families = family_sources(installation.settings.analytics_metrics)
+    days = plan_runs([s for s in due if s.days], families, clock.now().date())
+    return [*days, *plan_catalogue(stale_catalogue(installation, tenants), yesterday(clock))], held
+
+
+def _why_not(instance: dg.DagsterInstance, plan: PlannedRun, under_way: Sequence[dg.DagsterRun], now: dt.datetime) -> str | None:
     """Why this plan is not started now, None to start it."""
+    if any(_is_about(run, plan) for run in under_way):
+        return f"the run of {plan.when} is under way"
     found = instance.get_runs(dg.RunsFilter(tags={ARRIVALS_TAG: plan_tags(plan)[ARRIVALS_TAG]}))
     runs = [run for run in found if ABANDONED_TAG not in run.tags]
-    if any(run.status in _UNDER_WAY for run in runs):
-        return f"the run of {plan.when} is under way"
     if len(runs) >= MOST_TRIES:
         return f"{plan.when} is still stale after {len(runs)} runs; see run {runs[0].run_id[:8]}, then materialize it by hand"
+    # Where rows come all the time each plan is a new one, and a defect would fail a run on every tick.
+    lately = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        tags=DayRange(plan.first, plan.last).tags,
+        created_after=now - COMPUTE_AGAIN,
+        created_before=now,
+    )
+    if len(instance.get_run_ids(lately, limit=MOST_TRIES)) >= MOST_TRIES:
+        return f"{plan.when} failed {MOST_TRIES} times in the last {COMPUTE_AGAIN.seconds // 60} minutes"
     return None
 
 
+def _is_about(run: dg.DagsterRun, plan: PlannedRun) -> bool:
+    """Whether a run that a sensor or the command line started computes some of the plan's days, or its catalogue."""
+    mine, other = plan_tags(plan), run.tags
+    if ARRIVALS_TAG not in other or ABANDONED_TAG in other:
+        return False
+    if mine[ARRIVALS_TAG] == other[ARRIVALS_TAG]:
+        return True
+    overlap = other[RANGE_START_TAG] <= mine[RANGE_END_TAG] and mine[RANGE_START_TAG] <= other[RANGE_END_TAG]
+    return overlap and not plan.is_catalogue and not is_catalogue(other[ARRIVALS_TAG].rpartition(":")[2])
+
+
 def _running(instance: dg.DagsterInstance, job: str) -> bool:
-    return bool(instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=_UNDER_WAY), limit=1))
+    return bool(instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=UNDER_WAY), limit=1))
 
 
 def _new_materializations(instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, int]:

@@ -7,12 +7,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
+from analytics_dagster.ingest.landing import FROM_LOG
 from analytics_dagster.ingest.raw import StaleDays, newest_note, stale_days
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.database import Database
 from analytics_dagster.lake.publications import Status
-from analytics_dagster.lake.schemas import CATALOGUE_DAY, CATALOGUE_TABLES
+from analytics_dagster.lake.schemas import CATALOGUE_DAY, CATALOGUE_TABLES, METRICS, PLAYS
 from analytics_dagster.orchestration.tables import family_sources
+
+# Clients send all day, and each round of the log makes the day stale: a run for each would never end. What is newer is in the
+# answers to queries at once, so the stored figures may be ten minutes old.
+COMPUTE_AGAIN = dt.timedelta(minutes=10)
+_FROM_LOG = (METRICS.name, PLAYS.name)
 
 LAST_ASSET = "insights/daily"
 """The end of the graph. Its `input_id` is the newest sequence of a figure that its page could see."""
@@ -24,7 +30,11 @@ def stale_tenant_days(installation: Installation, tenants: Sequence[str]) -> lis
     stale: dict[tuple[str, str], set[dt.date]] = {}
     for found in stale_days(database, tuple(tenants)):
         stale.setdefault((found.tenant, found.table), set()).update(found.days)
-    for tenant, source, day in [*_without_figures(database, families, tenants), *_without_page(database, families, tenants)]:
+    today = installation.clock.now().date()
+    for tenant, source, day in [
+        *_without_figures(database, families, tenants),
+        *_without_page(database, families, tenants, today),
+    ]:
         stale.setdefault((tenant, source), set()).add(day)
     return [
         StaleDays(tenant, table, tuple(sorted(days)), newest_note(database, tenant, table))
@@ -57,6 +67,29 @@ def stale_catalogue(installation: Installation, tenants: Sequence[str]) -> list[
     )
     with installation.database.read() as connection:
         return [StaleDays(tenant, table, (), newest) for tenant, table, newest in connection.execute(query)]
+
+
+def just_computed(installation: Installation, tenants: Sequence[str]) -> set[tuple[str, str, dt.date]]:
+    """Tenant, raw table and day of what was computed less than COMPUTE_AGAIN ago and has had nothing since but the log's rows."""
+    import sqlalchemy as sa
+
+    from analytics_dagster.lake.state_tables import arrivals, publications
+
+    now, raw = installation.clock.now(), {f"raw/{name}": name for name in _FROM_LOG}
+    newer = (
+        sa.select(arrivals.c.id)
+        .where(arrivals.c.tenant == publications.c.tenant, arrivals.c.day == publications.c.day)
+        .where(publications.c.asset == sa.literal("raw/") + arrivals.c.table_name)
+        .where(arrivals.c.arrival != FROM_LOG, arrivals.c.id > publications.c.input_id)
+    )
+    query = (
+        sa.select(publications.c.tenant, publications.c.asset, publications.c.day)
+        .where(publications.c.asset.in_(raw), publications.c.tenant.in_(tenants), ~newer.exists())
+        # Not after now either: after a clock was stepped back nothing must wait until it has caught up.
+        .where(publications.c.published_at > now - COMPUTE_AGAIN, publications.c.published_at <= now)
+    )
+    with installation.database.read() as connection:
+        return {(tenant, raw[asset], day) for tenant, asset, day in connection.execute(query)}
 
 
 def newest_figure(database: Database, tenant: str) -> int:
@@ -95,9 +128,9 @@ def _without_figures(
 
 
 def _without_page(
-    database: Database, families: Sequence[tuple[str, str]], tenants: Sequence[str]
+    database: Database, families: Sequence[tuple[str, str]], tenants: Sequence[str], today: dt.date
 ) -> list[tuple[str, str, dt.date]]:
-    """Figures that changed after the tenant's last page was written."""
+    """Figures that changed after the tenant's last page was written. A day has none before it is over."""
     import sqlalchemy as sa
 
     from analytics_dagster.lake.state_tables import publications
@@ -112,7 +145,7 @@ def _without_page(
     query = (
         sa.select(publications.c.tenant, publications.c.asset, publications.c.day)
         .outerjoin_from(publications, seen, seen.c.tenant == publications.c.tenant)
-        .where(publications.c.asset.in_(source_of), publications.c.tenant.in_(tenants))
+        .where(publications.c.asset.in_(source_of), publications.c.tenant.in_(tenants), publications.c.day < today)
         .where(sa.or_(seen.c.seen.is_(None), publications.c.sequence > seen.c.seen))
     )
     with database.read() as connection:

@@ -116,6 +116,8 @@ def test_column_lineage_names_columns_that_exist() -> None:
         for key in graph.get_all_asset_keys()
     }
     for key in graph.materializable_asset_keys:
+        if not graph.get(key).parent_keys:
+            continue  # landing: what clients sent has no columns upstream
         for column, deps in graph.get(key).metadata["dagster/column_lineage"].deps_by_column.items():
             assert column in columns[key]
             for dep in deps:
