@@ -52,7 +52,20 @@ def points_from_table(table: pa.Table, admission: Admission, now_us: int, *, nai
     Raises ColumnsError and ForeignTenantError. What is wrong with single rows is in `refused`, made when it is looked at.
     """
     check_columns(table.schema, naive=naive_zone is not None)
-    return _Rows(table.combine_chunks(), admission, now_us, naive_zone).parsed()
+    return _Rows(_one_chunk(table), admission, now_us, naive_zone).parsed()
+
+
+def _one_chunk(table: pa.Table) -> pa.Table:
+    """The table with one chunk a column, whatever the dictionaries of its batches are."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type) and table.column(place).num_chunks > 1:
+            # Several dictionaries together may have more texts than each one's indices can count.
+            wide = pa.dictionary(pa.int32(), field.type.value_type)
+            table = table.set_column(place, field.name, table.column(place).cast(wide))
+    try:
+        return table.combine_chunks()
+    except pa.ArrowInvalid as error:
+        raise ColumnsError(f"the batches cannot be put together: {error}") from None
 
 
 def check_columns(schema: pa.Schema, *, naive: bool = False) -> None:

@@ -24,7 +24,7 @@ from analytics_dagster.ingest.points import (
 )
 from analytics_dagster.ingest.wire.bodies import BodyTooLargeError, UnreadableBodyError
 from analytics_dagster.ingest.wire.json_rows import ROW, ROWS, SHORT_ROW, SHORT_ROWS, Row, row_of
-from analytics_dagster.ingest.wire.series_cache import Numbers, SeriesCache, cache_of, labels_of, series_number
+from analytics_dagster.ingest.wire.series_cache import SeriesCache, cache_of, labels_of, series_number
 from analytics_dagster.ingest.wire.times import instants, refusal_of_time
 
 MAX_ROWS = 500_000
@@ -36,7 +36,6 @@ _COUNTED_FROM = 16 * 2**20
 _RAW, _RAWS = msgspec.json.Decoder(msgspec.Raw), msgspec.json.Decoder(list[msgspec.Raw])
 # No JSON text has this byte outside of an escape.
 _BETWEEN = b"\0"
-_UNKNOWN: Numbers = {}
 
 Rows = Sequence[Row]
 Refused = dict[int, RefusedValueError]
@@ -192,11 +191,11 @@ def _known_numbers(rows: Rows, labels: list[bytes], admission: Admission, cache:
     if tenants.count(tenants[0]) == len(rows) and kinds.count(kinds[0]) == len(rows):
         by_name = cache.names(_resolved(tenants[0], admission), _kind(kinds[0]))
         if names.count(names[0]) == len(rows):
-            return list(map(by_name.get(names[0], _UNKNOWN).get, labels))
-        return list(map(dict.get, [by_name.get(name, _UNKNOWN) for name in names], labels))
+            return list(map(by_name[names[0]].get, labels))
+        return list(map(dict.get, map(by_name.__getitem__, names), labels))
     places = list(zip(tenants, kinds, strict=True))
     known = {(tenant, kind): cache.names(_resolved(tenant, admission), _kind(kind)) for tenant, kind in set(places)}
-    by_names = [known[place].get(name, _UNKNOWN) for place, name in zip(places, names, strict=True)]
+    by_names = [known[place][name] for place, name in zip(places, names, strict=True)]
     return list(map(dict.get, by_names, labels))
 
 
@@ -215,7 +214,7 @@ def _new_number(row: Row, labels: bytes, admission: Admission, cache: SeriesCach
     kind = _kind(row.metric_type)
     resolved = _resolved(row.tenant_id, admission)
     # A series that is new to the process often has several rows in its first body.
-    known = cache.names(resolved, kind).get(row.name, _UNKNOWN).get(labels)
+    known = cache.names(resolved, kind)[row.name].get(labels)
     if known is not None:
         return known
     number, tenant = series_number(admission, row.tenant_id, kind, row.name, labels_of(labels))

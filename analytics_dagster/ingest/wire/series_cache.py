@@ -22,19 +22,31 @@ _ENTRY_BYTES = 160
 Numbers = dict[bytes, int]
 """Series by the bytes of their labels: of one tenant, type and name."""
 
+_UNKNOWN: Numbers = {}
+
+
+class _Names(dict[str, Numbers]):
+    """Numbers by name; those of a name that is not known are none, and asking for them adds nothing."""
+
+    def __missing__(self, name: str) -> Numbers:
+        return _UNKNOWN
+
 
 class SeriesCache:
     """Numbers of series by what a body says of them. Like its table, filled by one thread."""
 
     def __init__(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._names: dict[tuple[str, str], dict[str, Numbers]] = {}
+        self._names: dict[tuple[str, str], _Names] = {}
         self._columns: dict[tuple[str, ...], dict[tuple[Any, ...], int]] = {}
         self.bytes_kept = 0
 
     def names(self, tenant: str, kind: str) -> dict[str, Numbers]:
-        """What is known of one tenant's series of one type, by name."""
-        return self._names.setdefault((tenant, kind), {})
+        """What is known of one tenant's series of one type, by name; for a name that is not known, nothing."""
+        known = self._names.get((tenant, kind))
+        if known is None:
+            known = self._names[(tenant, kind)] = _Names()
+        return known
 
     def columns(self, label_columns: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
         """Series that came as columns: by tenant, type, name and the text of each label column (None: no such label)."""
@@ -43,11 +55,9 @@ class SeriesCache:
     def keep(self, tenant: str, kind: str, name: str, labels: bytes, number: int) -> None:
         """Remember a series whose labels were checked."""
         self._count(len(labels))
-        known = self.names(tenant, kind).get(name)
-        if known is None:
+        if name not in self.names(tenant, kind):
             self._count(4 * len(name))
-            known = self.names(tenant, kind).setdefault(name, {})
-        known[labels] = number
+        self.names(tenant, kind).setdefault(name, {})[labels] = number
 
     def keep_columns(self, label_columns: tuple[str, ...], key: tuple[str | None, ...], number: int) -> None:
         """Remember a series that came as columns."""

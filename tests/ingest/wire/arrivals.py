@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 def admission(default: str | None = "acme", *allowed: str, table: SeriesTable | None = None) -> Admission:
     tenants = frozenset(allowed or ((default,) if default else ()))
-    return Admission(table or SeriesTable(), WriteScope(default, tenants), LATEST_US)
+    return Admission(SeriesTable() if table is None else table, WriteScope(default, tenants), LATEST_US)
 
 
 def rows(points: Points) -> list[Row]:
