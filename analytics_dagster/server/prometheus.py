@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from analytics_dagster.server.service import Service
 
 _PROTOBUF = ("application/x-protobuf", "application/protobuf", "")
+_ENCODINGS = ("snappy", "zstd")  # zstd is what vmagent prefers
 _VERSION_1 = "prometheus.writerequest"
 _NAMED = 10
 
@@ -21,8 +22,11 @@ _NAMED = 10
 async def take_samples(service: Service, exchange: Exchange) -> None:
     who = await sender(service, exchange, Permission.METRICS_WRITE)
     _require_version_1(exchange.header(b"content-type"))
+    encoding = exchange.header(b"content-encoding").strip().lower() or "snappy"
+    if encoding not in _ENCODINGS:
+        raise Problem(415, f"Content-Encoding {encoding!r} is not taken; remote write sends snappy")
     raw = await exchange.body(service.body_limit)
-    body = await inflated(service, raw, exchange.header(b"content-encoding") or "snappy")
+    body = await inflated(service, raw, encoding)
     written = await parsed(service, who, lambda admission: service.readers.remote_write.read(body, admission))
     headers = await store(service, exchange, written.parsed.points)
     refused = written.parsed.refused
