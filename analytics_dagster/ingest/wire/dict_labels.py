@@ -15,6 +15,7 @@ _ENCODER = msgspec.json.Encoder()
 _KEYS = {str}
 # What JSON writes in one way only. A date, say, would be written as text, and could not be told from one.
 _VALUES = {str, int, bool}
+_NO_LABELS: dict[str, str] = {}
 
 
 def labels_of_dicts(dicts: Sequence[object]) -> pa.DictionaryArray:
@@ -22,18 +23,35 @@ def labels_of_dicts(dicts: Sequence[object]) -> pa.DictionaryArray:
 
     Nothing is checked: labels that are not allowed are written so that `points_from_table` refuses their rows by name.
     """
-    if set(map(type, dicts)) == {dict} and _is_plain(dicts):
-        try:
-            return _encoded(_ENCODER.encode_lines(dicts))
-        except (UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
-            pass  # a lone surrogate, or a number past 64 bits: below, a row at a time
-    return pa.array([_text(row) for row in dicts], pa.string()).dictionary_encode()
+    odd: dict[int, str | None] = {}
+    if not _are_plain(dicts):
+        odd = {row: _text(labels) for row, labels in enumerate(dicts) if not _is_plain(labels)}
+        dicts = [_NO_LABELS if row in odd else labels for row, labels in enumerate(dicts)]
+    try:
+        column = _encoded(_ENCODER.encode_lines(dicts))
+    except (UnicodeEncodeError, OverflowError):
+        # A lone surrogate, or a number past 64 bits.
+        return pa.array([_text(labels) for labels in dicts], pa.string()).dictionary_encode()
+    return _with_odd(column, odd) if odd else column
 
 
-def _is_plain(dicts: Sequence[Any]) -> bool:
-    return set(map(type, chain.from_iterable(dicts))) <= _KEYS and (
-        set(map(type, chain.from_iterable(map(dict.values, dicts)))) <= _VALUES
+def _are_plain(dicts: Sequence[Any]) -> bool:
+    return (
+        set(map(type, dicts)) <= {dict}
+        and set(map(type, chain.from_iterable(dicts))) <= _KEYS
+        and set(map(type, chain.from_iterable(map(dict.values, dicts)))) <= _VALUES
     )
+
+
+def _is_plain(labels: object) -> bool:
+    return type(labels) is dict and set(map(type, labels)) <= _KEYS and set(map(type, labels.values())) <= _VALUES
+
+
+def _with_odd(column: pa.DictionaryArray, odd: dict[int, str | None]) -> pa.DictionaryArray:
+    codes = column.indices.to_numpy().copy()
+    codes[list(odd)] = np.arange(len(odd)) + len(column.dictionary)
+    texts = pa.concat_arrays([column.dictionary, pa.array(list(odd.values()), pa.string())])
+    return pa.DictionaryArray.from_arrays(pa.array(codes), texts)
 
 
 def _encoded(lines: bytes) -> pa.DictionaryArray:
