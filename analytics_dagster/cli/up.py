@@ -7,23 +7,28 @@ from typing import Annotated
 import typer
 
 from analytics_dagster.cli.context import installation, interactive
+from analytics_dagster.errors import UserError
 from analytics_dagster.installation import Installation
 
 
 def up(
     ctx: typer.Context,
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.", min=1, max=65_535)] = 3000,
+    api_port: Annotated[int, typer.Option(help="Port of the HTTP API.", min=1, max=65_535)] = 8000,
     demo: Annotated[bool, typer.Option("--demo", help="In a new home: simulate three tenants and 90 days first.")] = False,
     browser: Annotated[bool, typer.Option(help="Open the UI in the browser when it is ready.")] = True,
 ) -> int:
-    """Start Dagster's webserver and daemon, judge the alert rules and deliver messages, until Ctrl-C."""
+    """Start Dagster's webserver and daemon and the HTTP API, judge the alert rules and deliver messages, until Ctrl-C."""
     from analytics_dagster.orchestration.supervisor import Supervisor, require_free_port
 
+    if port == api_port:
+        raise UserError(f"--port and --api-port are both {port}; they are two servers")
     require_free_port(port)
+    require_free_port(api_port, "--api-port")
     opened = installation(ctx, create=True)
     if demo and all(record.demo for record in opened.tenants.records()):
         _prepare_demo(opened)
-    return Supervisor(opened, port).run(open_browser=browser and interactive(), say=typer.echo)
+    return Supervisor(opened, port, api_port).run(open_browser=browser and interactive(), say=typer.echo)
 
 
 def _prepare_demo(opened: Installation) -> None:
@@ -31,7 +36,6 @@ def _prepare_demo(opened: Installation) -> None:
     from analytics_dagster.cli.progress import materialize_progress
     from analytics_dagster.clock import yesterday
     from analytics_dagster.definitions import defs
-    from analytics_dagster.errors import UserError
     from analytics_dagster.orchestration.running import Request, execute, stale_plan
     from analytics_dagster.sources.simulation import SimulationPlan, simulate
 

@@ -1,4 +1,4 @@
-"""What `analytics up` keeps running: Dagster (webserver, daemon, code server) as one child, and the alert loop here.
+"""What `analytics up` keeps running: Dagster (webserver, daemon, code server) and the HTTP API as children, and the alert loop here.
 
 The loop judges as soon as something was published and delivers as soon as something is due, so that a page does not wait
 for Dagster's sensor loop, run queue and process start (3 to 11 s). It shares every function with the sensors; both may
@@ -15,8 +15,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 
 from analytics_dagster.errors import AnalyticsError, RetryableError, UserError
@@ -34,8 +35,9 @@ STOP_SECONDS = 15
 class Supervisor:
     """One `analytics up`."""
 
-    def __init__(self, installation: Installation, port: int) -> None:
+    def __init__(self, installation: Installation, port: int, api_port: int) -> None:
         self._port = port
+        self._api_port = api_port
         self._installation = _with_own_links(installation, self._url)
         self._stopping = False
 
@@ -44,18 +46,20 @@ class Supervisor:
         cancel_abandoned(open_instance(self._installation.settings))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        dagster = self._start_dagster()
+        children = [self._start_dagster()]
         try:
-            self._wait_until_ready(dagster)
+            children.append(self._start_api())
+            self._wait_until_ready(children)
             if not self._stopping:
                 say(self._announcement())
                 if open_browser:
                     import webbrowser
 
                     webbrowser.open(self._url)
-            self._loop(dagster, say)
+            self._loop(children, say)
         finally:
-            _end(dagster)
+            for child in reversed(children):
+                _end(child.process)
         say("stopped")
         return 0
 
@@ -63,33 +67,46 @@ class Supervisor:
     def _url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def _start_dagster(self) -> subprocess.Popen[bytes]:
+    @property
+    def _api_url(self) -> str:
+        return f"http://127.0.0.1:{self._api_port}"
+
+    def _start_api(self) -> _Child:
+        home = self._installation.settings.analytics_home
+        command = [
+            *(sys.executable, "-m", "analytics_dagster.cli.main", "--home", str(home)),
+            *("serve", "--host", "127.0.0.1", "--port", str(self._api_port)),
+        ]
+        return _start("the API", command, dict(os.environ), home / "server.log")
+
+    def _start_dagster(self) -> _Child:
         environment = {**os.environ, **prepare_dagster_home(self._installation.settings)}
         environment["ANALYTICS_PUBLIC_URL"] = self._installation.settings.analytics_public_url
-        log = self._installation.settings.analytics_home / "dagster.log"
         command = [
             *(sys.executable, "-m", "dagster", "dev", "-m", "analytics_dagster.definitions"),
             # Loopback only: Dagster's UI has no authentication.
             *("-h", "127.0.0.1", "-p", str(self._port)),
             *("--log-level", "warning", "--code-server-log-level", "warning"),
         ]
-        with log.open("ab") as output:
-            return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        return _start("Dagster", command, environment, self._installation.settings.analytics_home / "dagster.log")
 
-    def _wait_until_ready(self, dagster: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, children: Sequence[_Child]) -> None:
         deadline = time.monotonic() + READY_SECONDS
+        waiting = [f"{self._url}/server_info", f"{self._api_url}/healthz"]
         while not self._stopping and time.monotonic() < deadline:
-            self._require_running(dagster)
-            if _answers(f"{self._url}/server_info"):
+            self._require_running(children)
+            waiting = [address for address in waiting if not _answers(address)]
+            if not waiting:
                 return
             time.sleep(0.3)
         if not self._stopping:
-            raise UserError(f"Dagster did not answer at {self._url} within {READY_SECONDS} s; see {self._log_path}")
+            logs = " and ".join(str(child.log) for child in children)
+            raise UserError(f"{' and '.join(waiting)} did not answer within {READY_SECONDS} s; see {logs}")
 
-    def _loop(self, dagster: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+    def _loop(self, children: Sequence[_Child], say: Callable[[str], None]) -> None:
         watch = alerting.Watch(self._installation)
         while not self._stopping:
-            self._require_running(dagster)
+            self._require_running(children)
             try:
                 for line in watch.turn():
                     say(line)
@@ -97,13 +114,10 @@ class Supervisor:
                 say(f"will try again: {error}")
             time.sleep(LOOP_SECONDS)
 
-    def _require_running(self, dagster: subprocess.Popen[bytes]) -> None:
-        if dagster.poll() is not None and not self._stopping:
-            raise AnalyticsError(f"Dagster ended with status {dagster.returncode}; see {self._log_path}")
-
-    @property
-    def _log_path(self) -> str:
-        return str(self._installation.settings.analytics_home / "dagster.log")
+    def _require_running(self, children: Sequence[_Child]) -> None:
+        for child in children:
+            if child.process.poll() is not None and not self._stopping:
+                raise AnalyticsError(f"{child.name} ended with status {child.process.returncode}; see {child.log}")
 
     def _announcement(self) -> str:
         settings = self._installation.settings
@@ -113,6 +127,8 @@ class Supervisor:
             f"  start here    {self._url}/assets/insights/daily   what changed, what is odd, what comes next\n"
             f"  checks        {self._url}/assets/raw/plays?view=checks   green or red, with the rows that failed\n"
             f"  automation    {self._url}/automation   schedules and sensors, all on\n"
+            f"API             {self._api_url}   what it takes: {self._api_url}/docs\n"
+            f"  its key       {settings.analytics_home / 'admin.key'}   a platform-admin's; `analytics key create` makes others\n"
             f"rules           {settings.rules_path}   edit, then materialize aggregates in the UI\n"
             f"home            {settings.analytics_home}\n"
             f"Ctrl-C stops everything.\n"
@@ -122,6 +138,19 @@ class Supervisor:
         self._stopping = True
 
 
+@dataclass(frozen=True)
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def _start(name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Child:
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    return _Child(name, process, log)
+
+
 def _with_own_links(installation: Installation, url: str) -> Installation:
     """Links in messages lead to this UI, unless ANALYTICS_PUBLIC_URL says how people reach it."""
     if "analytics_public_url" in installation.settings.model_fields_set:
@@ -129,15 +158,15 @@ def _with_own_links(installation: Installation, url: str) -> Installation:
     return replace(installation, settings=installation.settings.model_copy(update={"analytics_public_url": url}))
 
 
-def require_free_port(port: int) -> None:
-    """Raises UserError when something listens there already."""
+def require_free_port(port: int, option: str = "--port") -> None:
+    """Raises UserError when something listens there already. `option` is how another is chosen."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(
-                f"port {port} is taken, perhaps by another `analytics up`; stop it or choose another with --port"
+                f"port {port} is taken, perhaps by another `analytics up`; stop it or choose another with {option}"
             ) from None
 
 

@@ -9,7 +9,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,11 @@ from analytics_dagster.server.binding import client_of
 from analytics_dagster.server.door import Door, as_problem
 from analytics_dagster.server.exchange import SECURITY_HEADERS, Exchange, Receive, Scope, Send
 from analytics_dagster.server.problems import INTERNAL, Problem, problem_of
+from analytics_dagster.server.reference import document
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from analytics_dagster.server.service import Service
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:@+-]{1,128}")
@@ -37,9 +40,11 @@ log = structlog.get_logger("analytics.server")
 class Front:
     """The ASGI application of a worker."""
 
-    def __init__(self, service: Service, doors: Sequence[Door], pages: Any) -> None:
+    def __init__(self, service: Service, doors: Sequence[Door], pages: FastAPI) -> None:
         self._service = service
         self._pages = pages
+        # Paths that are a plain route with one method and FastAPI's with another.
+        self._methods = {path: {method.upper() for method in operations} for path, operations in document(pages)["paths"].items()}
         self._doors: dict[str, dict[str, Door]] = {}
         for door in doors:
             self._doors.setdefault(door.path, {})[door.method] = door
@@ -68,8 +73,9 @@ class Front:
             self._check_host(exchange)
             if door is not None:
                 await door.handle(self._service, exchange)
-            elif methods is not None:
-                raise Problem(405, f"{scope['method']} is not allowed here", headers=[_allow(methods)])
+            elif methods is not None and scope["method"] not in self._methods[exchange.path]:
+                allowed = ", ".join(sorted(self._methods[exchange.path])).encode("ascii")
+                raise Problem(405, f"{scope['method']} is not allowed here", headers=[(b"allow", allowed)])
             else:
                 await self._page(exchange)
         except Exception as error:  # whatever went wrong, the client gets an answer and the log the reason
@@ -208,7 +214,3 @@ class _Told:
             log.info("writes", requests=self._requests, points=self._points, slowest_ms=slowest, refusals_not_told=self._silent)
         self._requests = self._points = self._silent = 0
         self._slowest = 0.0
-
-
-def _allow(methods: Mapping[str, Door]) -> tuple[bytes, bytes]:
-    return b"allow", ", ".join(sorted(methods)).encode("ascii")

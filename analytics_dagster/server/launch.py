@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ _HEADER_BYTES = 256 * 2**10
 _MOST_OPEN_REQUESTS = 4_096
 CONSUME_SECONDS = 2.0
 _CONSUME_AT_MOST = 5.0
+_CONSUMER_NICE = 10
 
 log = structlog.get_logger("analytics.serve")
 
@@ -198,6 +200,9 @@ def _consume(installation: Installation, ready: threading.Event, stopping: threa
     """Land what the workers logged. Not before they are ready: their start is what somebody waits for."""
     from analytics_dagster.ingest.consume import PAUSE, consume
 
+    if sys.platform == "linux":
+        # There nice is a thread's, and those that it starts inherit it: requests come first while both want the processors.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _CONSUMER_NICE)
     ready.wait(READY_SECONDS)
     while not stopping.wait(CONSUME_SECONDS):
         try:

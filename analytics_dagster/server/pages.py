@@ -9,12 +9,12 @@ import datetime as dt
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from analytics_dagster.errors import ForeignTenantError, NotFoundError, UserError
 from analytics_dagster.metrics.declarations import Grain, Metric
 from analytics_dagster.metrics.query import MetricQuery
-from analytics_dagster.server.asking import Asking, TenantParameter, asking, takes
+from analytics_dagster.server.asking import Asker, GuardedRoute, TenantParameter, takes
 from analytics_dagster.server.documents import (
     AuditDocument,
     CreatedKeyDocument,
@@ -30,7 +30,7 @@ from analytics_dagster.server.query import ARROW, MEDIA, chosen_format, parse_bo
 from analytics_dagster.tenancy.keys import KeyRecord
 from analytics_dagster.tenancy.roles import Permission, Role
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 _MOST_LISTED = 10_000
 Limit = Annotated[int, Query(ge=1, le=_MOST_LISTED, description="At most so many, the newest.")]
@@ -57,7 +57,7 @@ _FIGURES: dict[int | str, dict[str, Any]] = {
     openapi_extra=takes(Permission.FIGURES_READ),
 )
 async def query(
-    who: Annotated[Asking, Depends(asking(Permission.FIGURES_READ))],
+    who: Asker,
     metric: Annotated[str, Query(min_length=1, max_length=255, description="A metric's name or synonym, or a recorded name.")],
     from_: Annotated[
         str | None, Query(alias="from", max_length=40, description="First day (UTC), or a time (RFC 3339). Default: the first.")
@@ -94,9 +94,7 @@ async def query(
 
 
 @router.get("/analytics/metrics", summary="The catalogue of metrics", openapi_extra=takes(Permission.CATALOGUE_READ))
-def metrics(
-    who: Annotated[Asking, Depends(asking(Permission.CATALOGUE_READ))], tenant: TenantParameter = None
-) -> list[MetricDocument]:
+def metrics(who: Asker, tenant: TenantParameter = None) -> list[MetricDocument]:
     """Declared metrics, then the names that the tenant recorded points under."""
     from analytics_dagster.metrics.recorded import recorded_names
 
@@ -108,7 +106,7 @@ def metrics(
 
 
 @router.get("/analytics/keys", summary="Keys, never their text", openapi_extra=takes(Permission.KEYS_READ))
-def keys(who: Annotated[Asking, Depends(asking(Permission.KEYS_READ))], tenant: TenantParameter = None) -> list[KeyDocument]:
+def keys(who: Asker, tenant: TenantParameter = None) -> list[KeyDocument]:
     """The keys that are for this key's tenant alone; a platform-admin's sees all, or one tenant's."""
     records = who.service.keys.list()
     if who.principal.tenants is not None or tenant:
@@ -118,14 +116,15 @@ def keys(who: Annotated[Asking, Depends(asking(Permission.KEYS_READ))], tenant: 
 
 
 @router.post("/analytics/keys", summary="Make a key", status_code=201, openapi_extra=takes(Permission.KEYS_MANAGE))
-def create_key(who: Annotated[Asking, Depends(asking(Permission.KEYS_MANAGE))], wanted: NewKeyDocument) -> CreatedKeyDocument:
+def create_key(who: Asker, wanted: NewKeyDocument) -> CreatedKeyDocument:
     """None is made above the key that asks, and none for several tenants: those are made on the command line only."""
     if wanted.expires_at is not None and wanted.expires_at.tzinfo is None:
         raise UserError(f"expires_at {wanted.expires_at.isoformat()} has no time zone; write it with Z or an offset")
     if wanted.tenant is not None and not who.principal.reaches(wanted.tenant):
         raise ForeignTenantError(wanted.tenant)
     tenant = wanted.tenant or who.principal.sole_tenant
-    tenants = None if wanted.role is Role.PLATFORM_ADMIN and tenant is None else [tenant] if tenant else []
+    everywhere = wanted.role is Role.PLATFORM_ADMIN and wanted.tenant is None
+    tenants = None if everywhere else [tenant] if tenant else []
     created = who.service.keys.create(
         wanted.role, tenants, name=wanted.name, expires_at=wanted.expires_at, minted_by=who.principal
     )
@@ -133,9 +132,7 @@ def create_key(who: Annotated[Asking, Depends(asking(Permission.KEYS_MANAGE))], 
 
 
 @router.delete("/analytics/keys/{key_id}", summary="Revoke a key", status_code=204, openapi_extra=takes(Permission.KEYS_MANAGE))
-def revoke_key(
-    who: Annotated[Asking, Depends(asking(Permission.KEYS_MANAGE))], key_id: Annotated[str, Path(max_length=64)]
-) -> None:
+def revoke_key(who: Asker, key_id: Annotated[str, Path(max_length=64)]) -> None:
     """It stops working within 5 s in every process. Another tenant's key is not found."""
     try:
         who.service.keys.revoke(key_id, actor=who.principal)
@@ -145,14 +142,14 @@ def revoke_key(
 
 
 @router.get("/analytics/tenants", summary="Tenants", openapi_extra=takes(Permission.TENANTS_READ))
-def tenants(who: Annotated[Asking, Depends(asking(Permission.TENANTS_READ))]) -> list[TenantDocument]:
+def tenants(who: Asker) -> list[TenantDocument]:
     """All tenants with their state."""
     records = who.service.installation.tenants.records()
     return [TenantDocument(tenant=r.tenant, status=r.status.value, created_at=r.created_at, demo=r.demo) for r in records]
 
 
 @router.post("/analytics/tenants", summary="Register a tenant", status_code=201, openapi_extra=takes(Permission.TENANTS_MANAGE))
-def add_tenant(who: Annotated[Asking, Depends(asking(Permission.TENANTS_MANAGE))], wanted: NewTenantDocument) -> TenantDocument:
+def add_tenant(who: Asker, wanted: NewTenantDocument) -> TenantDocument:
     """Register a tenant; one that is there already is left as it is."""
     registered = who.service.installation.tenants
     if registered.ensure(wanted.tenant):
@@ -169,7 +166,7 @@ def add_tenant(who: Annotated[Asking, Depends(asking(Permission.TENANTS_MANAGE))
 
 @router.get("/analytics/usage", summary="What a tenant used", openapi_extra=takes(Permission.USAGE_READ))
 def usage(
-    who: Annotated[Asking, Depends(asking(Permission.USAGE_READ))],
+    who: Asker,
     from_: Annotated[dt.date | None, Query(alias="from", description="First day (UTC).")] = None,
     to: Annotated[dt.date | None, Query(description="Last day (UTC), included.")] = None,
     tenant: TenantParameter = None,
@@ -179,9 +176,7 @@ def usage(
 
 
 @router.get("/analytics/audit", summary="The audit trail", openapi_extra=takes(Permission.AUDIT_READ))
-def audit(
-    who: Annotated[Asking, Depends(asking(Permission.AUDIT_READ))], limit: Limit = 1_000, tenant: TenantParameter = None
-) -> list[AuditDocument]:
+def audit(who: Asker, limit: Limit = 1_000, tenant: TenantParameter = None) -> list[AuditDocument]:
     """The newest rows, oldest of them first; of one tenant, or of all for a platform-admin's key that names none."""
     only = who.tenant(tenant) if tenant or who.principal.tenants is not None else None
     return [AuditDocument(**asdict(entry)) for entry in who.service.audit.entries(tenant=only, limit=limit)]
@@ -189,7 +184,7 @@ def audit(
 
 @router.get("/analytics/quarantine", summary="Records that could not be taken", openapi_extra=takes(Permission.QUARANTINE_READ))
 def quarantine(
-    who: Annotated[Asking, Depends(asking(Permission.QUARANTINE_READ))],
+    who: Asker,
     limit: Limit = 1_000,
     tenant: TenantParameter = None,
 ) -> list[QuarantineDocument]:

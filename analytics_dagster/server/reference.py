@@ -13,11 +13,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 
-router = APIRouter()
+from analytics_dagster.server.asking import NONE, PERMISSION, GuardedRoute, takes
+
+router = APIRouter(route_class=GuardedRoute)
 
 # What Front may answer anywhere.
 _ANYWHERE = (400, 421, 500)
-_WITH_KEY = (401, 403, 404, 429, 503)
+_WITH_KEY = (401, 403, 404, 503)
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
@@ -29,13 +31,13 @@ _STYLE = (
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 
-@router.get("/openapi.json", summary="This description", response_class=JSONResponse, openapi_extra={"x-permission": None})
+@router.get("/openapi.json", summary="This description", response_class=JSONResponse, openapi_extra=takes(None))
 async def openapi(request: Request) -> JSONResponse:
-    """OpenAPI 3.1. `x-permission` is what a key needs; null: open to everybody."""
+    """OpenAPI 3.1. `x-permission` is what a key needs; none: open to everybody."""
     return JSONResponse(document(request.app))
 
 
-@router.get("/docs", summary="This description as a page", response_class=HTMLResponse, openapi_extra={"x-permission": None})
+@router.get("/docs", summary="This description as a page", response_class=HTMLResponse, openapi_extra=takes(None))
 async def docs(request: Request) -> Response:
     """Works without a network: nothing is loaded from elsewhere."""
     policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'; base-uri 'none'"
@@ -58,19 +60,19 @@ def document(app: Any) -> dict[str, Any]:
         for operation in operations.values():
             # FastAPI describes its own 422, which this API answers as a 400 with a problem document.
             _drop_fastapi_422(operation)
-            statuses = _ANYWHERE if operation.get("x-permission") is None else (*_ANYWHERE, *_WITH_KEY)
+            statuses = _ANYWHERE if operation[PERMISSION] == NONE else (*_ANYWHERE, *_WITH_KEY)
             if "requestBody" in operation:
                 statuses = (*statuses, 408, 413)
             _add_refusals(operation, statuses, "application/problem+json")
     for door in DOORS:
         operation = {**door.operation, "responses": dict(door.operation["responses"]), **door.extra}
         operation["operationId"] = f"{door.method} {door.path}".lower().replace("/", "_").replace(" ", "")
-        operation["x-permission"] = door.permission.value if door.permission else None
+        operation.update(takes(door.permission))
         _add_refusals(operation, (*door.refusals, 421, 500), door.refusal_type)
         made["paths"].setdefault(door.path, {})[door.method.lower()] = operation
     for operations in made["paths"].values():
         for operation in operations.values():
-            if operation.get("x-permission") is not None:
+            if operation[PERMISSION] != NONE:
                 operation["security"] = [{"key": []}]
     made["components"]["schemas"].pop("HTTPValidationError", None)
     made["components"]["schemas"].pop("ValidationError", None)
@@ -116,8 +118,8 @@ def page(described: Mapping[str, Any]) -> str:
 
 
 def _section(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[str]:
-    permission = operation.get("x-permission")
-    needs = f"takes <code>{html.escape(permission)}</code>" if permission else "open to everybody"
+    permission = operation[PERMISSION]
+    needs = "open to everybody" if permission == NONE else f"takes <code>{html.escape(permission)}</code>"
     yield f"<h2><span class=m>{method.upper()}</span> <code>{html.escape(path)}</code></h2>"
     yield f"<p>{html.escape(operation.get('summary', ''))}; {needs}. {html.escape(operation.get('description', ''))}</p>"
     rows = [(f"{p['name']} ({p['in']})", p.get("description", "")) for p in operation.get("parameters", ())]

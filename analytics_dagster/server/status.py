@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from analytics_dagster import __version__
 from analytics_dagster.errors import AnalyticsError
-from analytics_dagster.server.asking import takes
+from analytics_dagster.server.asking import OPEN_ON_LOOPBACK, GuardedRoute, exchange_of, service_of, takes
 from analytics_dagster.server.documents import AliveDocument, CheckDocument, ReadyDocument
 from analytics_dagster.tenancy.roles import Permission
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from analytics_dagster.server.measures import Reading
     from analytics_dagster.server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 # The consumer runs every two seconds; what waits longer than this is not only busy.
 MOST_LAG = dt.timedelta(minutes=5)
 
 
-@router.get("/healthz", summary="Alive", openapi_extra={"x-permission": None})
+@router.get("/healthz", summary="Alive", openapi_extra=takes(None))
 async def healthz() -> AliveDocument:
     """The process answers; nothing else is looked at."""
     return AliveDocument(status="ok", version=__version__)
@@ -35,12 +35,11 @@ async def healthz() -> AliveDocument:
     "/readyz",
     summary="Ready",
     responses={503: {"model": ReadyDocument, "description": "Something is not ready; `checks` says what."}},
-    openapi_extra={"x-permission": None},
+    openapi_extra=takes(None),
 )
 async def readyz(request: Request, response: Response) -> ReadyDocument:
     """Whether the database answers, the log takes rows, and the consumer keeps up. Details are for who may read the state."""
-    service: Service = request.scope["analytics.service"]
-    exchange: Exchange = request.scope["analytics.exchange"]
+    service, exchange = service_of(request), exchange_of(request)
     open_to_asker = service.private or await _may_read(service, exchange)
     checks = await service.in_thread(_checks, service)
     ready = all(check.ready for check in checks)
@@ -55,16 +54,13 @@ async def readyz(request: Request, response: Response) -> ReadyDocument:
     summary="Counters for Prometheus",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    openapi_extra={**takes(Permission.STATUS_READ), "x-open-on-loopback": True},
+    openapi_extra={**takes(Permission.STATUS_READ), OPEN_ON_LOOPBACK: True},
 )
 async def metrics(request: Request) -> Response:
     """All workers added up. Takes a key, unless the server listens on loopback without a proxy in front."""
     from analytics_dagster.server.measures import CONTENT_TYPE, exposition
 
-    service: Service = request.scope["analytics.service"]
-    exchange: Exchange = request.scope["analytics.exchange"]
-    if not service.private or exchange.headers.get(b"authorization") or exchange.headers.get(b"x-api-key"):
-        await service.access.principal(exchange, Permission.STATUS_READ)
+    service = service_of(request)
     await service.write_counts()
     everybody = await service.in_thread(service.counts.everybody)
     body = await service.in_thread(exposition, everybody, lambda: readings(service))

@@ -38,10 +38,12 @@ def dagster_ui(materialized_home: Path, tmp_path_factory: pytest.TempPathFactory
         pytest.skip("Chromium is not installed")
     home = tmp_path_factory.mktemp("browser") / ".analytics"
     shutil.copytree(materialized_home, home)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "analytics"), "up", "--no-browser", "--port", str(port), "--home", str(home)]
+    with socket.socket() as probe, socket.socket() as second:
+        for free in (probe, second):
+            free.bind(("127.0.0.1", 0))
+        port, api = probe.getsockname()[1], second.getsockname()[1]
+    analytics = str(Path(sys.executable).parent / "analytics")
+    command = [analytics, "up", "--no-browser", "--port", str(port), "--api-port", str(api), "--home", str(home)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANALYTICS_", "DAGSTER_", "SLACK_"))}
     with (home.parent / "up.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -97,9 +97,11 @@ def many_requests(home: Path, tenant: str) -> None:
 @pytest.mark.slow
 def test_up_answers_pages_once_in_time_and_stops_at_ctrl_c(watched: Path, slack: Slack, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "up.log"
-    line = [ANALYTICS, "up", "--no-browser", "--port", str(port), "--home", str(watched)]
+    api = free_port()
+    line = [ANALYTICS, "up", "--no-browser", "--port", str(port), "--api-port", str(api), "--home", str(watched)]
     with running(line, environment(SLACK_WEBHOOK_URL=slack.url), log) as up:
         ready = wait_for("the UI", lambda: answers(f"http://127.0.0.1:{port}/server_info"), READY_SECONDS, log)
+        wait_for("the API", lambda: answers(f"http://127.0.0.1:{api}/readyz"), READY_SECONDS, log)
         wait_for("the first judgement", lambda: is_judged(watched), 20, log)
         assert slack.told == []
 
@@ -161,6 +163,9 @@ def test_without_up_dagster_alone_pages_in_time(watched: Path, slack: Slack, tmp
 
 
 def test_a_taken_port_is_told_at_once(home: Path, httpserver: HTTPServer) -> None:
-    error = analytics("up", "--no-browser", "--port", httpserver.port, "--home", home).error
-    assert f"port {httpserver.port} is taken" in error
+    for option, other in (("--port", "--api-port"), ("--api-port", "--port")):
+        line = ("up", "--no-browser", option, httpserver.port, other, free_port(), "--home", home)
+        error = analytics(*line).error
+        assert f"port {httpserver.port} is taken" in error
+        assert f"with {option}" in error
     assert not home.exists()
