@@ -15,15 +15,15 @@ from analytics_dagster.engine.buffer import Buffer
 from analytics_dagster.engine.engine import Engine, Recordable, Submitted
 from analytics_dagster.engine.portions import append
 from analytics_dagster.engine.row_checks import RowChecks
-from analytics_dagster.errors import ForeignTenantError, NotFoundError, UserError
+from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.ingest.points import Points, WriteScope
 from analytics_dagster.settings import Settings
+from analytics_dagster.tenancy.tenants import Tenants, TenantStatus, TenantStatuses
 
 if TYPE_CHECKING:
     from analytics_dagster.ingest.log.interface import IngestLog
     from analytics_dagster.installation import Installation
     from analytics_dagster.tenancy.quota_gate import QuotaGate
-    from analytics_dagster.tenancy.tenants import TenantStatuses
 
 DEFAULT_TENANT = "default"
 # Below the 5 s for which statuses are remembered: a loop's next look at them is then done in another thread.
@@ -94,7 +94,6 @@ class LocalEngine(Engine):
         from analytics_dagster.ingest.log.open import open_log
         from analytics_dagster.installation import open_installation
         from analytics_dagster.tenancy.quota_gate import QuotaGate
-        from analytics_dagster.tenancy.tenants import TenantStatuses
 
         settings = self._settings or Settings.from_environment(self._home)
         installation = open_installation(settings, self._clock, create=True)
@@ -110,20 +109,29 @@ class LocalEngine(Engine):
         )
 
     def _checked(self, opened: _Opened, data: Recordable) -> Points:
-        scope = WriteScope(DEFAULT_TENANT, opened.statuses.active())
+        scope = _RegisteredScope(DEFAULT_TENANT, opened.statuses.active(), opened.installation.tenants)
         self._looked = time.monotonic()
-        try:
-            points = opened.checks.points(data, scope)
-        except ForeignTenantError as error:
-            raise _refused_tenant(opened, error.tenant) from None
-        return points
+        return opened.checks.points(data, scope)
 
 
-def _refused_tenant(opened: _Opened, tenant: str) -> UserError:
-    known = {record.tenant: record.status for record in opened.installation.tenants.records()}
-    status = known.get(tenant)
-    if status is not None:
-        return UserError(f"tenant {tenant} is {status} and takes no data; `analytics tenant add {tenant}` makes it active again")
-    near = difflib.get_close_matches(tenant, known, n=3, cutoff=0.6)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return NotFoundError(f"no tenant {tenant!r}; {meant}`analytics tenant add {tenant}` registers it, recording never does")
+@dataclass(frozen=True)
+class _RegisteredScope(WriteScope):
+    """Every active tenant. One that is not known as such is looked for in the register: it may have been added just now."""
+
+    tenants: Tenants
+
+    def resolve(self, named: str | None) -> str:
+        tenant = named or self.default
+        if tenant in self.allowed:
+            return str(tenant)
+        known = {record.tenant: record.status for record in self.tenants.records()}
+        status = known.get(str(tenant))
+        if status is TenantStatus.ACTIVE:
+            return str(tenant)
+        if status is not None:
+            raise UserError(
+                f"tenant {tenant} is {status} and takes no data; `analytics tenant add {tenant}` makes it active again"
+            )
+        near = difflib.get_close_matches(str(tenant), known, n=3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise NotFoundError(f"no tenant {tenant!r}; {meant}Recording makes none; `analytics tenant list` shows those there are")

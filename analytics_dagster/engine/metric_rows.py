@@ -86,7 +86,7 @@ class MetricRows:
             if not np.isfinite(numbers).all() or ts.min() < EARLIEST_US or ts.max() > admission.latest_us:
                 return None
             resolve, known = admission.scope.resolve, self._known
-            tenants = {tenant: resolve(tenant) for tenant in {m.tenant_id for m in metrics}}
+            tenants = {tenant: resolve(_tenant(tenant)) for tenant in {m.tenant_id for m in metrics}}
             series = [
                 known.get((tenants[m.tenant_id], m.metric_type, m.name, *m.labels, *m.labels.values()), -1) for m in metrics
             ]

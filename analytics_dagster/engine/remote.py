@@ -30,7 +30,7 @@ class _ServersScope(WriteScope):
     """Any tenant: which of them the key writes for is the server's to say."""
 
     def resolve(self, named: str | None) -> str:
-        if named is None:
+        if not named:
             return NO_TENANT
         try:
             return validate_tenant_id(named)

@@ -6,6 +6,8 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from analytics_dagster.clock import Clock
 from analytics_dagster.engine.metric_rows import MetricRows
 from analytics_dagster.engine.refusals import RefusedPointsError
@@ -27,6 +29,9 @@ class RowChecks:
         self._clock = clock
         self._skew = skew
         self._metrics = MetricRows(SeriesTable())
+        # pyarrow imports pandas with the first array that it makes, and pandas threads, which a program that is ending may not:
+        # points that wait then would not be written.
+        pa.array([])
 
     def points(self, data: Recordable, scope: WriteScope) -> Points:
         """All of `data`. Raises RefusedPointsError naming what is not allowed, ForeignTenantError for a tenant that is not."""

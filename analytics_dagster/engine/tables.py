@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PORTION = 8_192
+_UNSEEN, _NOTHING = -1, -2
 
 
 def arrow_table(data: Any) -> pa.Table:
@@ -32,7 +33,7 @@ def arrow_table(data: Any) -> pa.Table:
     try:
         if isinstance(data, pa.RecordBatchReader):
             return data.read_all()
-        if type(data).__module__.startswith("pandas."):
+        if _is_pandas(data):
             return _from_pandas(data)
         if hasattr(data, "__arrow_c_stream__"):
             return pa.table(data)
@@ -44,6 +45,11 @@ def arrow_table(data: Any) -> pa.Table:
 def points_of_table(table: pa.Table, admission: Admission, now_us: int) -> Parsed:
     """Points of a table's rows; a time without a zone is this machine's, a row without a time is of `now_us`."""
     return points_from_table(table, admission, now_us, naive_zone=LOCAL)
+
+
+def _is_pandas(data: object) -> bool:
+    """Told without importing pandas."""
+    return any(kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] == "pandas" for kind in type(data).__mro__)
 
 
 def _from_pandas(frame: pd.DataFrame) -> pa.Table:
@@ -79,29 +85,29 @@ def _labels(values: Sequence[Any]) -> pa.DictionaryArray:
     """Dicts (or texts) as JSON, each different one once; what is no dict is left to be refused as such."""
     known: dict[tuple[object, ...], int] = {}
     texts: list[str] = []
-    codes: list[int | None] = []
+    codes = np.empty(len(values), np.int32)
     for start in range(0, len(values), _PORTION):
         some = values[start : start + _PORTION]
         try:
-            found: list[int | None] = [known.get((*labels, *labels.values()), -1) for labels in some]
+            found = [known.get((*labels, *labels.values()), _UNSEEN) for labels in some]
         except (TypeError, AttributeError):
-            found = [-1] * len(some)
-        codes += [_code(labels, known, texts) if code == -1 else code for code, labels in zip(found, some, strict=True)]
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(texts, pa.string()))
+            found = [_UNSEEN] * len(some)
+        if _UNSEEN in found:
+            found = [_code(some[row], known, texts) if code == _UNSEEN else code for row, code in enumerate(found)]
+        codes[start : start + len(some)] = found
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == _NOTHING), pa.array(texts, pa.string()))
 
 
-def _code(labels: Any, known: dict[tuple[object, ...], int], texts: list[str]) -> int | None:
-    if labels is None or labels != labels:  # pandas has None and NaN for nothing
-        return None
-    key = None
+def _code(labels: Any, known: dict[tuple[object, ...], int], texts: list[str]) -> int:
+    if labels is None or (isinstance(labels, float) and labels != labels):  # pandas has None and NaN for nothing
+        return _NOTHING
     # True, 1 and 1.0 are one key to a dictionary and three labels to us, so only texts are remembered.
     if isinstance(labels, dict) and all(isinstance(part, str) for pair in labels.items() for part in pair):
         key = (*labels, *labels.values())
         if key in known:
             return known[key]
+        known[key] = len(texts)
     texts.append(labels if isinstance(labels, str) else _json(labels))
-    if key is not None:
-        known[key] = len(texts) - 1
     return len(texts) - 1
 
 

@@ -150,7 +150,10 @@ def _distinct(quarters: Micros) -> tuple[Micros, npt.NDArray[np.int64]]:
 def _offset_us(wall_us: int, tz: dt.tzinfo | None) -> int:
     try:
         wall = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=wall_us)
-        offset = wall.replace(tzinfo=tz).utcoffset() if tz else wall.astimezone().utcoffset()
+        if tz is None:
+            # Not astimezone(), which puts an hour that is skipped an hour earlier than timestamp() and PEP 495 do.
+            return wall_us - round(wall.timestamp() - wall.microsecond / 1_000_000) * 1_000_000 - wall.microsecond
+        offset = wall.replace(tzinfo=tz).utcoffset()
     except (OverflowError, ValueError, OSError):
         return 0  # a year that no datetime has: refused for its time anyway
     return (offset or dt.timedelta()) // _MICROSECOND

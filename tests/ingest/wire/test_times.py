@@ -130,7 +130,7 @@ def test_naive_times_are_converted_as_python_converts_them(name, walls):
     assert naive_us(given_us, name).tolist() == [(wall.replace(tzinfo=zone, fold=0) - EPOCH) // MICROSECOND for wall in walls]
 
 
-def test_naive_times_of_this_machine_are_converted_as_astimezone_does():
+def test_naive_times_of_this_machine_are_converted_as_timestamp_does():
     walls = [dt.datetime(2026, 1, 1, 12), dt.datetime(2026, 7, 1, 12)]
     given_us = np.array([(wall - dt.datetime(1970, 1, 1)) // MICROSECOND for wall in walls])
-    assert naive_us(given_us, LOCAL).tolist() == [(wall.astimezone(dt.UTC) - EPOCH) // MICROSECOND for wall in walls]
+    assert naive_us(given_us, LOCAL).tolist() == [round(wall.timestamp() * 1_000_000) for wall in walls]
