@@ -60,6 +60,22 @@ def acquire(folder: Path, *, patience: float, writer: bool = True) -> FolderLock
     return FolderLock(descriptor)
 
 
+def holder(folder: Path) -> int | None:
+    """The process that writes to `folder` now, None when none does."""
+    try:
+        descriptor = os.open(folder / _NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        text = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(descriptor)
+
+
 def _let_go_in_child() -> None:
     # A forked child shares the lock: left open there, it would outlive the writer's death for as long as the child runs.
     for lock in list(_HELD):

@@ -22,6 +22,7 @@ HEADER_BYTES = 64
 FRAME_MAGIC = b"ADLF"
 
 _SUFFIX = ".segment"
+_UNFINISHED = ".new"
 _SEGMENT_MAGIC = b"ADLOGSEG"
 _VERSION = 1
 _SEGMENT = struct.Struct("<8sIIqqq24x")
@@ -109,6 +110,17 @@ WRITE_OFF = "move its folder away to go on without what it holds"
 def segment_path(folder: Path, base: int) -> Path:
     """The file of the segment that begins at `base`."""
     return folder / f"{base:020d}{_SUFFIX}"
+
+
+def unfinished_path(folder: Path, base: int) -> Path:
+    """The file that becomes this segment by being renamed when its header is on the disk, so that readers see no other."""
+    return folder / f"{base:020d}{_SUFFIX}{_UNFINISHED}"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete beginnings that a crash left. Only under the folder's lock."""
+    for path in folder.glob(f"*{_SUFFIX}{_UNFINISHED}"):
+        path.unlink()
 
 
 def segment_bases(folder: Path) -> list[int]:

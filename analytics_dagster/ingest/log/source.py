@@ -39,6 +39,7 @@ from analytics_dagster.ingest.log.segments import (
     segment_bases,
     segment_path,
     sync_folder,
+    unfinished_path,
 )
 
 # A read brings in this much at once; a larger frame is read whole.
@@ -127,11 +128,12 @@ class FolderSource:
             if not bases or tail.end > through or bases[-1] >= tail.end:
                 return
             header = SegmentHeader(tail.floor, tail.end, int(self._clock.now().timestamp() * 1_000_000))
-            path = segment_path(self._folder, tail.floor)
+            path = unfinished_path(self._folder, tail.floor)
             with path.open("wb") as file:
                 file.write(header.pack())
                 file.flush()
                 os.fsync(file.fileno())
+            path.replace(segment_path(self._folder, tail.floor))
             sync_folder(self._folder)
             for base in bases:
                 segment_path(self._folder, base).unlink(missing_ok=True)

@@ -27,8 +27,10 @@ from analytics_dagster.ingest.log.segments import (
     Mark,
     SegmentHeader,
     padded,
+    remove_unfinished,
     segment_path,
     sync_folder,
+    unfinished_path,
 )
 from analytics_dagster.ingest.points import Plays, Points
 
@@ -143,9 +145,11 @@ class Stream:
         self._close_file()
 
     def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            # All that counts in it was synced, so what closing has to say changes nothing.
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _frames(self, points: Sequence[Points], plays: Sequence[Plays]) -> tuple[list[bytes | pa.Buffer], int, int]:
         buffers: list[bytes | pa.Buffer] = []
@@ -175,18 +179,19 @@ class Stream:
         """Begin a segment behind what is committed. Its name is durable before anything is written to it."""
         self._close_file()
         base = max(self.end, self._floor)
-        path = segment_path(self._folder, base)
-        # Only one that never got a frame can bear this name; never written again, a sync of it may have failed.
-        path.unlink(missing_ok=True)
+        remove_unfinished(self._folder)
+        path = unfinished_path(self._folder, base)
         file = self._disk.create(path)
         try:
             file.write([SegmentHeader(base, self.end, _micros(self._clock)).pack()], 0)
             file.sync()
+            # Only a segment that never got a frame can bear this name already. It goes: a sync of it may have failed.
+            path.replace(segment_path(self._folder, base))
             sync_folder(self._folder)
         except BaseException:
             file.close()
             with contextlib.suppress(OSError):
-                path.unlink()
+                path.unlink(missing_ok=True)
             raise
         self._file, self._base, self._next = file, base, base + HEADER_BYTES
         self._definitions, self._series = 0, SeriesNumbers()
@@ -202,9 +207,7 @@ class Stream:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._next - self._base)
-            with contextlib.suppress(OSError):
-                self._close_file()
-            self._file = None
+        self._close_file()
         self.mend()
 
     def _publish(self) -> None:
