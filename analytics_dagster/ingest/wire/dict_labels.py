@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -15,11 +16,13 @@ _ENCODER = msgspec.json.Encoder()
 _KEYS = {str}
 # What JSON writes in one way only. A date, say, would be written as text, and could not be told from one.
 _VALUES = {str, int, bool}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_LABELS: dict[str, str] = {}
 
 
 def labels_of_dicts(dicts: Sequence[object]) -> pa.DictionaryArray:
-    """A dictionary-encoded column: row i's code, and each different labels' JSON once; None and NaN are null.
+    """A dictionary-encoded column: row i's code, and each different labels' JSON once; a text is JSON already, None and NaN are
+    null.
 
     Nothing is checked: labels that are not allowed are written so that `points_from_table` refuses their rows by name.
     """
@@ -66,8 +69,10 @@ def _encoded(lines: bytes) -> pa.DictionaryArray:
 def _text(row: object) -> str | None:
     if row is None or (isinstance(row, float) and row != row):
         return None
+    if isinstance(row, str) and not _SURROGATE.search(row):
+        return str(row)  # JSON already
     if not isinstance(row, Mapping):
-        return json.dumps([str(row)])
+        return json.dumps([repr(row)])
     # A key that is no text gets brackets, so that none passes for a label's name: None is not "None".
     return json.dumps({key if isinstance(key, str) else f"<{key!r}>": _value(value) for key, value in row.items()})
 
