@@ -17,10 +17,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from analytics_dagster.ingest.identity import point_rows_sql
+from analytics_dagster.ingest.identity import SERIES_ID_SQL, point_id_sql
 from analytics_dagster.ingest.log.interface import LogSource
 from analytics_dagster.ingest.positions import positions
-from analytics_dagster.lake.compute import connect, identifier, literal
+from analytics_dagster.lake.compute import connect, literal
 from analytics_dagster.lake.opened import OpenedTable
 from analytics_dagster.lake.publications import Status
 from analytics_dagster.lake.schemas import METRICS, Layer, landing
@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 _MEMORY_LIMIT = "400MB"
 _RAW, _FIGURES = METRICS.path, f"{Layer.AGGREGATES}/{FAMILY}"
 _POINT = ("ts", "name", "type", "value", "labels")
+# A series' part of the id is made once a series: for each row it takes longer than everything else.
+_SERIES = ("type", "name", "labels")
+_TAIL_POINTS = (
+    f"SELECT {point_id_sql('series_id')} AS point_id, {', '.join(_POINT)} FROM tail_rows JOIN "
+    f"(SELECT {', '.join(f'{c} AS series_{c}' for c in _SERIES)}, {SERIES_ID_SQL} AS series_id "
+    f"FROM (SELECT DISTINCT {', '.join(_SERIES)} FROM tail_rows)) "
+    f"ON {' AND '.join(f'{c} IS NOT DISTINCT FROM series_{c}' for c in _SERIES)}"
+)
 
 
 class Fresh:
@@ -80,19 +88,13 @@ class Fresh:
         if not days:
             return Recent()
         connection.register("tail_rows", tail)
-        landing_table = self._landing(tenant)
+        table = self._landing(tenant)
         try:
-            self._select(connection, landing_table, days, name)
+            relation = _arrived(connection, table, days, name)
         except _gone():
-            landing_table.forget()
-            self._select(connection, landing_table, days, name)
-        return Recent(frozenset(days), "recent")
-
-    def _select(
-        self, connection: duckdb.DuckDBPyConnection, table: OpenedTable, days: Collection[dt.date], name: str | None
-    ) -> None:
-        landed = table.sql((min(days), max(days)), None if name is None else f"name = {literal(name)}")
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE recent AS {_arrived(connection, landed, days, name)}")
+            table.forget()
+            relation = _arrived(connection, table, days, name)
+        return Recent(frozenset(days), relation)
 
     def _landing(self, tenant: TenantLake) -> OpenedTable:
         with self._lock:
@@ -191,23 +193,26 @@ def _gone() -> tuple[type[Exception], ...]:
     return DeltaError, duckdb.IOException, duckdb.HTTPException
 
 
-def _arrived(connection: duckdb.DuckDBPyConnection, landed: str, days: Collection[dt.date], name: str | None) -> str:
-    """A SELECT of what `recent` is to hold: from landing and the tail, each point once, the newest of an id as in raw."""
+def _arrived(connection: duckdb.DuckDBPyConnection, table: OpenedTable, days: Collection[dt.date], name: str | None) -> str:
+    """Bring in what landing and the tail have of `days`; returns a relation of each point once, the newest of an id as in raw."""
+    landed = table.sql((min(days), max(days)), None if name is None else f"name = {literal(name)}")
     among = ", ".join(f"DATE '{day}'" for day in sorted(days))
-    columns = [*(identifier(c.name) for c in METRICS.columns), "arrived_at", "arrival", "arrival_row"]
-    tail = f"SELECT *, NULL AS arrived_at, NULL AS arrival, NULL AS arrival_row FROM {point_rows_sql('tail_rows')}"
+    columns = ", ".join(["point_id", *_POINT, "arrived_at", "arrival", "arrival_row"])
     rows = (
-        f"SELECT {', '.join(columns)} FROM {landed} WHERE CAST(ts AS DATE) IN ({among}) UNION ALL BY NAME "
-        f"SELECT {', '.join(columns)} FROM ({tail}) WHERE CAST(ts AS DATE) IN ({among})"
+        f"SELECT {columns} FROM {landed} WHERE CAST(ts AS DATE) IN ({among}) "
+        f"UNION ALL BY NAME SELECT * FROM ({_TAIL_POINTS}) WHERE CAST(ts AS DATE) IN ({among})"
     )
     if name is None:
-        return (
-            f"SELECT max(ts) AS ts, name, type, NULL::DOUBLE AS value, NULL::VARCHAR AS labels FROM ({rows}) GROUP BY name, type"
-        )
+        newest = "max(ts) AS ts, name, type, NULL::DOUBLE AS value, NULL::VARCHAR AS labels"
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE arrived AS SELECT {newest} FROM ({rows}) GROUP BY name, type")
+        return "arrived"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE arrived AS {rows}")
-    kept = f"SELECT {', '.join(_POINT)} FROM arrived"
     # Landing drops what it has, so repeats are rare, and looking for one is faster than sorting them out.
-    if connection.execute("SELECT 1 FROM arrived GROUP BY point_id, ts::DATE HAVING count(*) > 1 LIMIT 1").fetchall():
-        newest = "arrived_at DESC NULLS LAST, arrival DESC, arrival_row DESC"
-        return f"{kept} QUALIFY row_number() OVER (PARTITION BY point_id, ts::DATE ORDER BY {newest}) = 1"
-    return kept
+    if not connection.execute("SELECT 1 FROM arrived GROUP BY hash(point_id) HAVING count(*) > 1 LIMIT 1").fetchall():
+        return "arrived"
+    newest = "arrived_at DESC NULLS LAST, arrival DESC, arrival_row DESC"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE once AS SELECT {', '.join(_POINT)} FROM arrived "
+        f"QUALIFY row_number() OVER (PARTITION BY point_id, ts::DATE ORDER BY {newest}) = 1"
+    )
+    return "once"

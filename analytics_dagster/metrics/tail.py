@@ -1,7 +1,8 @@
 """The end of the log that is not consumed yet, in memory: each batch is read once, and forgotten when it has landed.
 
 `TailCache` is for a process that asks often (the server). It holds at most MOST_ROWS rows; what is behind them is read again for
-each question, so that a consumer that stands still costs time and not memory.
+each question, so that a consumer that stands still costs time and not memory. Texts stay numbers in dictionaries, which a log
+shares between its batches; only what is asked for is looked up.
 """
 
 from __future__ import annotations
@@ -9,40 +10,58 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from analytics_dagster.errors import AnalyticsError
 from analytics_dagster.ingest.log.interface import POINTS, Batch, LogSource
 from analytics_dagster.ingest.points import POINT_ROWS
+from analytics_dagster.lake.schemas import TIMESTAMP
 
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 4_000_000
 """32 bytes each: 128 MB, and 20 seconds of 200,000 points a second."""
-# Between two looks for writers that are new; a folder's own end is looked at each time.
+# Between two looks for writers that are new; what a known one wrote is looked for each time.
 _LOOK_FOR_SOURCES_SECONDS = 0.25
 
-TAIL_ROWS = (
-    POINT_ROWS.append(pa.field("source", pa.string()))
-    .append(pa.field("position", pa.int64()))
-    .append(pa.field("row", pa.int64()))
-)
+_TEXTS = ("tenant", "name", "type", "labels")
+_PLACE = (("source", pa.string()), ("position", pa.int64()), ("row", pa.int64()))
+TAIL_ROWS = pa.schema([*POINT_ROWS, *(pa.field(name, kind) for name, kind in _PLACE)])
 """POINT_ROWS, and where in the log a row is."""
+
+Numbers = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A batch of points of one source, as arrays."""
+
+    source: str
+    position: int
+    dictionaries: tuple[pa.StringArray, ...]
+    codes: tuple[Codes, ...]
+    ts: Numbers
+    values: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ts)
 
 
 @dataclass
 class _Held:
-    """One source's batches of points, oldest first, read up to `through`."""
+    """One source's blocks, oldest first. Everything up to `through` was read."""
 
     source: LogSource
     through: int = 0
-    batches: deque[Batch] = field(default_factory=deque)
+    blocks: deque[_Block] = field(default_factory=deque)
 
 
 class TailCache:
@@ -52,14 +71,14 @@ class TailCache:
         self._list_sources = sources
         self._most_rows = most_rows
         self._sources: dict[str, _Held] = {}
-        self._looked = -1.0
-        self._codes = _Codes()
+        self._looked = float("-inf")
+        self._places = _Places()
         self._lock = threading.Lock()
 
     @property
     def rows(self) -> int:
         """How many are held now."""
-        return sum(batch.rows.num_rows for held in self._sources.values() for batch in held.batches)
+        return sum(len(block) for held in self._sources.values() for block in held.blocks)
 
     def find(self, tenant: str, name: str | None, consumed: Mapping[str, int]) -> pa.Table:
         """A tenant's points of a name (None: of all) that are durable now and behind `consumed`, in TAIL_ROWS' columns.
@@ -68,11 +87,13 @@ class TailCache:
         """
         with self._lock:
             left = self._read_on(consumed)
-            batches = [(held.source.name, batch) for held in self._sources.values() for batch in held.batches]
-        found = [self._matching(source, batch, tenant, name) for source, batch in batches]
+            blocks = [block for held in self._sources.values() for block in held.blocks]
+        found = [(block, chosen) for block in blocks if (chosen := self._chosen(block, tenant, name)) is not None]
         for source, after in left:
-            found += [self._matching(source.name, batch, tenant, name) for batch in _points_behind(source, after, None)]
-        return pa.concat_tables([table for table in found if table is not None] or [TAIL_ROWS.empty_table()])
+            for block in _blocks(source, after, None):
+                if block is not None and (chosen := self._chosen(block, tenant, name)) is not None:
+                    found.append((block, chosen))
+        return _joined(found)
 
     def _read_on(self, consumed: Mapping[str, int]) -> list[tuple[LogSource, int]]:
         """Forget what is consumed and read what is new. Returns sources of which more is left than may be held."""
@@ -82,56 +103,44 @@ class TailCache:
             self._looked = time.monotonic()
         for held in self._sources.values():
             done = consumed.get(held.source.name, 0)
-            while held.batches and held.batches[0].position <= done:
-                held.batches.popleft()
+            while held.blocks and held.blocks[0].position <= done:
+                held.blocks.popleft()
             held.through = max(held.through, done)
         room, left = self._most_rows - self.rows, []
         for held in self._sources.values():
             if room > 0:
-                for batch in _points_behind(held.source, held.through, room):
-                    held.through = batch.position
-                    if batch.table == POINTS and batch.rows.num_rows:
-                        held.batches.append(batch)
-                        room -= batch.rows.num_rows
+                for block in _blocks(held.source, held.through, room, held):
+                    if block is not None:
+                        held.blocks.append(block)
+                        room -= len(block)
             if room <= 0:
                 left.append((held.source, held.through))
         return left
 
-    def _matching(self, source: str, batch: Batch, tenant: str, name: str | None) -> pa.Table | None:
-        if batch.table != POINTS:
+    def _chosen(self, block: _Block, tenant: str, name: str | None) -> Numbers | None:
+        """Which rows of a block are asked for; None for none."""
+        whose = self._places.of(tenant, block.dictionaries[0])
+        which = None if name is None else self._places.of(name, block.dictionaries[1])
+        if whose < 0 or (which is not None and which < 0):
             return None
-        chosen = self._codes.equal(batch.rows, "tenant", tenant)
-        if chosen is not None and name is not None:
-            named = self._codes.equal(batch.rows, "name", name)
-            chosen = None if named is None else chosen & named
-        if chosen is None or not chosen.any():
-            return None
-        numbers = np.flatnonzero(chosen)
-        rows = batch.rows.take(pa.array(numbers))
-        place = (pa.repeat(source, len(numbers)), pa.repeat(pa.scalar(batch.position, pa.int64()), len(numbers)))
-        return pa.Table.from_arrays([*rows.columns, *place, pa.array(numbers, pa.int64())], schema=TAIL_ROWS)
+        chosen = block.codes[0] == whose
+        if which is not None:
+            chosen &= block.codes[1] == which
+        rows = np.flatnonzero(chosen)
+        return rows if len(rows) else None
 
 
-class _Codes:
+class _Places:
     """Where a text is in a dictionary. Batches share dictionaries, so each is searched once for each text."""
 
     _MOST = 10_000
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int, str], tuple[pa.Array, int]] = {}
+        self._known: dict[tuple[tuple[int, int], str], tuple[pa.Array, int]] = {}
 
-    def equal(self, rows: pa.Table, column: str, text: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
-        """Which rows have `text` in a dictionary column; None when none has."""
-        parts = []
-        for chunk in rows.column(column).chunks:
-            code = self._code(chunk.dictionary, text)
-            parts.append(np.zeros(len(chunk), bool) if code < 0 else chunk.indices.to_numpy() == code)
-        joined = np.concatenate(parts) if parts else np.zeros(0, bool)
-        return joined if joined.any() else None
-
-    def _code(self, dictionary: pa.Array, text: str) -> int:
-        offsets = dictionary.buffers()[1]
-        key = (0 if offsets is None else offsets.address + dictionary.offset, len(dictionary), text)
+    def of(self, text: str, dictionary: pa.Array) -> int:
+        """The place of `text`, negative when it is not there."""
+        key = (_identity(dictionary), text)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= self._MOST:
@@ -141,8 +150,59 @@ class _Codes:
         return found[1]
 
 
-def _points_behind(source: LogSource, after: int, most_rows: int | None) -> Iterator[Batch]:
+def _identity(dictionary: pa.Array) -> tuple[int, int]:
+    """Equal for arrays that share memory, whatever objects stand for them."""
+    offsets = dictionary.buffers()[1]
+    return (0 if offsets is None else offsets.address) + 4 * dictionary.offset, len(dictionary)
+
+
+def _blocks(source: LogSource, after: int, most_rows: int | None, held: _Held | None = None) -> Iterator[_Block | None]:
+    """The batches of points behind `after`; None for one of something else. Notes in `held` how far it came."""
     try:
-        yield from source.read(after, 2**62 if most_rows is None else most_rows)
+        for batch in source.read(after, 2**62 if most_rows is None else most_rows):
+            if held is not None:
+                held.through = batch.position
+            yield _block(source.name, batch) if batch.table == POINTS and batch.rows.num_rows else None
     except AnalyticsError as error:
         log.warning("fresh figures lack what %s holds behind position %d: %s", source.name, after, error)
+
+
+def _block(source: str, batch: Batch) -> _Block:
+    rows = batch.rows.unify_dictionaries().combine_chunks()
+    texts = [rows.column(name).chunk(0) for name in _TEXTS]
+    return _Block(
+        source,
+        batch.position,
+        tuple(text.dictionary for text in texts),
+        tuple(text.indices.to_numpy() for text in texts),
+        rows.column("ts").chunk(0).cast(pa.int64()).to_numpy(),
+        rows.column("value").chunk(0).to_numpy(zero_copy_only=False),
+    )
+
+
+def _joined(found: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
+    """The chosen rows of all blocks as one table, a chunk for each source and set of dictionaries."""
+    groups: dict[tuple[str, tuple[tuple[int, int], ...]], list[tuple[_Block, Numbers]]] = defaultdict(list)
+    for block, rows in found:
+        groups[block.source, tuple(_identity(d) for d in block.dictionaries)].append((block, rows))
+    tables = [_table(source, members) for (source, _), members in groups.items()]
+    return pa.concat_tables(tables) if tables else TAIL_ROWS.empty_table()
+
+
+def _table(source: str, members: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
+    texts = []
+    for place in range(len(_TEXTS)):
+        # Of a dictionary that a whole segment shares only what occurs: readers convert all of it.
+        used, codes = np.unique(np.concatenate([block.codes[place][rows] for block, rows in members]), return_inverse=True)
+        dictionary = members[0][0].dictionaries[place].take(pa.array(used))
+        texts.append(pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), dictionary))
+    counts = [len(rows) for _, rows in members]
+    arrays = [
+        *texts,
+        pa.array(np.concatenate([block.ts[rows] for block, rows in members])).cast(TIMESTAMP),
+        pa.array(np.concatenate([block.values[rows] for block, rows in members])),
+        pa.repeat(source, sum(counts)),
+        pa.array(np.repeat(np.array([block.position for block, _ in members], np.int64), counts)),
+        pa.array(np.concatenate([rows for _, rows in members])),
+    ]
+    return pa.Table.from_arrays(arrays, schema=TAIL_ROWS)
