@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ class Purge:
         deleted = 0
         for table in metadata.sorted_tables:
             if "tenant" in table.c and table.name not in KEPT_TABLES and table is not tenants:
-                while some := self.database.write(lambda c, table=table: _delete_some(c, table, tenant)):  # type: ignore[misc]
+                while some := self.database.write(partial(_delete_some, table=table, tenant=tenant)):
                     deleted += some
         return deleted
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from analytics_dagster.clock import Clock
@@ -77,7 +78,7 @@ class Tenants:
         known = {record.tenant for record in self.records()}
         for name in DEFAULT_TENANTS:
             if name not in known:
-                self._database.write(lambda c, name=name: self._register(c, name, demo=False, bring_back=False))  # type: ignore[misc]
+                self._database.write(partial(self._register, name=name, demo=False, bring_back=False))
 
     def records(self) -> Sequence[TenantRecord]:
         """All tenants by name, removed ones too."""

@@ -114,24 +114,6 @@ class Usage:
         if stored:
             self._database.write(write)
 
-    def stored_bytes(self) -> Mapping[str, int]:
-        """Each tenant's newest measurement."""
-        import sqlalchemy as sa
-
-        from analytics_dagster.lake.state_tables import usage
-
-        newest = (
-            sa.select(usage.c.tenant, sa.func.max(usage.c.day).label("day"))
-            .where(usage.c.stored_bytes.is_not(None))
-            .group_by(usage.c.tenant)
-            .subquery()
-        )
-        same = sa.and_(usage.c.tenant == newest.c.tenant, usage.c.day == newest.c.day)
-        with self._database.read() as connection:
-            return {
-                str(t): int(n) for t, n in connection.execute(sa.select(usage.c.tenant, usage.c.stored_bytes).join(newest, same))
-            }
-
     def days(self, tenant: str, first: dt.date | None = None, last: dt.date | None = None) -> Sequence[DayUsage]:
         """A tenant's days with usage, oldest first; `first` and `last` are both included."""
         import sqlalchemy as sa

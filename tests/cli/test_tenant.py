@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_usage_is_shown_by_day(home: Path) -> None:
     for hours, points in ((0, 1_500), (1, 20)):
         arrived = [Arrived("acme", "metrics", 1 + hours, points)]
         later = at + dt.timedelta(hours=hours)
-        opened.database.write(lambda c, arrived=arrived, later=later: meter.count(c, "log/server-0", arrived, later))  # type: ignore[misc]
+        opened.database.write(partial(meter.count, source="log/server-0", arrived=arrived, at=later))
     lines = analytics("tenant", "usage", "acme", "--home", home).out.splitlines()
     assert lines[0] == "2026-03-10\t1,500 points\t0 plays\t0 requests"
     [row] = json.loads(analytics("tenant", "usage", "acme", "--from", "2026-03-11", "--json", "--home", home).out)

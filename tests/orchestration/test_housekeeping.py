@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from small_home import Copied, content, opened
 
 from analytics_dagster.clock import ManualClock
+from analytics_dagster.installation import Installation
 from analytics_dagster.orchestration.housekeeping import KEEP_RUNS, keep_house
+from analytics_dagster.tenancy.tenants import Tenants, TenantStatus
+from analytics_dagster.tenancy.usage import Usage
 
 
 def test_old_runs_without_figures_go_and_everything_else_stays(copied: Copied, materialized_home: Path) -> None:
@@ -28,3 +32,29 @@ def test_old_runs_without_figures_go_and_everything_else_stays(copied: Copied, m
         assert content(home) == before
         kept = home.instance.get_materialized_partitions(dg.AssetKey(["raw", "plays"]))
         assert len(kept) == 16
+
+
+def at(installation: Installation, now: dt.datetime) -> Installation:
+    clock = ManualClock(now)
+    return replace(installation, clock=clock, tenants=Tenants(installation.database, clock))
+
+
+def test_a_removed_tenants_tables_go_with_the_days_and_the_others_sizes_are_noted(
+    copied: Copied, materialized_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(copied(materialized_home)) as home:
+        installation = home.installation
+        removed = installation.tenants.set_status("borealis", TenantStatus.REMOVED)
+        grace = dt.timedelta(days=installation.settings.analytics_tenant_grace_days)
+        last_day = at(installation, removed.changed_at + grace - dt.timedelta(days=1))
+        assert keep_house(last_day, home.instance).purged == []
+        after = at(installation, removed.changed_at + grace)
+        assert keep_house(after, home.instance).purged == ["borealis"]
+        assert "tenant borealis: its data is gone" in caplog.text
+        assert [record.tenant for record in installation.tenants.records()] == ["aurora"]
+        assert {path.name for path in Path(installation.settings.lake_root).iterdir()} == {"aurora"}
+        assert {tenant for tenant, _, _ in home.published()} == {"aurora"}
+        [measured] = [
+            day for day in Usage(installation.database, after.clock).days("aurora") if day.day == after.clock.now().date()
+        ]
+        assert measured.stored_bytes == installation.lake.tenant("aurora").stored_bytes() > 100_000
