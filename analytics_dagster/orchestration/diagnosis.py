@@ -18,11 +18,17 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.lake import schemas
 from analytics_dagster.lake.publications import Status
 from analytics_dagster.orchestration import alerting
+from analytics_dagster.orchestration.consuming import LogState, log_state
 from analytics_dagster.orchestration.staleness import stale_tenant_days
 from analytics_dagster.orchestration.tables import catalogue
 
 # Below this Delta commits and SQLite's journal may fail in the middle of a day's run.
 LEAST_FREE_BYTES = 2 * 1024**3
+
+# Part of the log's limit from which on clients will soon be told to wait.
+NEARLY_FULL = 0.8
+# The sensor starts a run within a minute, the schedule within ten.
+CONSUMER_SILENT = dt.timedelta(minutes=15)
 
 
 class Level(StrEnum):
@@ -49,6 +55,8 @@ def diagnose(installation: Installation) -> list[Finding]:
         _metrics,
         _rules,
         _outbox,
+        _log,
+        _held,
         _freshness,
         _gates,
         _quarantine,
@@ -140,6 +148,58 @@ def _outbox(installation: Installation) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, "messages", f"{count} could not be delivered to {channel}: {error}", remedy)
         else:
             yield Finding(Level.OK, "messages", f"{count} {state} for {channel}")
+
+
+def _log(installation: Installation) -> Iterator[Finding]:
+    from analytics_dagster.ingest.log.folder_lock import holder
+    from analytics_dagster.ingest.log.limits import writer_folders
+    from analytics_dagster.ingest.log.open import log_backlog, log_root
+
+    now, settings = installation.clock.now(), installation.settings
+    writers = [f"{f.name} (process {process})" for f in writer_folders(log_root(settings)) if (process := holder(f))]
+    yield Finding(Level.OK, "log", f"written by {', '.join(writers)}" if writers else "nobody is writing to it")
+    state, backlog = log_state(installation), log_backlog(settings)
+    last = f"last consumed {state.consumed_at:%Y-%m-%d %H:%M:%S} UTC" if state.consumed_at else "never consumed"
+    waits = f"{backlog.unconsumed_bytes / 2**20:.1f} MiB wait"
+    if backlog.oldest is not None:
+        waits += f", the oldest for {_minutes(now - backlog.oldest)}"
+    if not state.left:
+        yield Finding(Level.OK, "log", f"nothing waits; {last}")
+    elif backlog.unconsumed_bytes >= NEARLY_FULL * settings.analytics_log_max_bytes:
+        found = f"{waits}; {last}. At {settings.analytics_log_max_bytes / 2**20:.0f} MiB nothing more is accepted"
+        yield Finding(Level.PROBLEM, "log", found, "analytics materialize; then find out what does not keep up")
+    elif _is_stuck(state, backlog.oldest, now):
+        names = ", ".join(w.source for w in state.left)
+        yield Finding(Level.PROBLEM, "log", f"nobody consumes {names}: {waits}; {last}", "analytics materialize, up or serve")
+    else:
+        yield Finding(Level.OK, "log", f"{waits}; {last}")
+
+
+def _is_stuck(state: LogState, oldest: dt.datetime | None, now: dt.datetime) -> bool:
+    """Whether something has waited for long, and nobody consumed anything since."""
+    times = [time for time in (oldest, state.consumed_at) if time is not None]
+    return bool(times) and now - max(times) > CONSUMER_SILENT
+
+
+def _minutes(time: dt.timedelta) -> str:
+    minutes = int(time.total_seconds() // 60)
+    return "less than a minute" if minutes < 1 else f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
+
+
+def _held(installation: Installation) -> Iterator[Finding]:
+    from analytics_dagster.ingest.held import Held
+
+    registered = {record.tenant for record in installation.tenants.records()}
+    root = installation.settings.analytics_home / "held"
+    files = Held(root).files()
+    for tenant in sorted({file.tenant for file in files}):
+        number = sum(file.tenant == tenant for file in files)
+        found = f"{tenant}: what came through the log could not be landed, and waits in {number} files in {root / tenant}"
+        if tenant in registered:
+            remedy = "mend its table in landing; the next round of the log lands them"
+        else:
+            remedy = f"analytics tenant add {tenant}, and the next round of the log lands them; or delete the folder"
+        yield Finding(Level.PROBLEM, "held", found, remedy)
 
 
 def _freshness(installation: Installation) -> Iterator[Finding]:

@@ -1,5 +1,5 @@
-"""Keeping house: Delta checkpoints and vacuum, removed tenants' data, and the retention that Dagster's event log does not have of
-its own.
+"""Keeping house: small files and old versions of Delta tables, removed tenants' data, notes that say nothing any more, and the
+retention that Dagster's event log does not have of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 KEEP_FILES = dt.timedelta(days=1)
 
 # Runs without materializations of their own (notify, simulate_demo, maintenance): nobody reads a month-old one. Runs that
-# materialized assets stay, because deleting them would delete the assets' history.
+# computed assets stay, because deleting them would delete the assets' history; what landing was told each minute is none.
 KEEP_RUNS = dt.timedelta(days=14)
-PRUNED_JOBS = ("notify", "simulate_demo", "maintenance")
+PRUNED_JOBS = ("notify", "simulate_demo", "maintenance", "consume_log")
 _MOST_RUNS = 5_000
 
 # A round of the consumer takes seconds, and it takes a pause after each.
@@ -38,7 +38,10 @@ class HouseReport:
 
 
 def keep_house(installation: Installation, instance: dg.DagsterInstance) -> HouseReport:
+    from analytics_dagster.ingest.raw import forget_covered_notes
+
     purged = _purge_tenants(installation)
+    forget_covered_notes(installation.database)
     report = HouseReport(_maintain_tables(installation), _prune_runs(installation, instance), purged)
     _measure(installation)
     return report
