@@ -88,6 +88,9 @@ class Ticking(Home):
         with self.installation.database.read() as connection:
             return list(connection.execute(sa.select(table).order_by(table.c.id)))
 
+    def rows_of_arrivals(self) -> list[sa.Row]:
+        return self.rows(state_tables.arrivals)
+
     @property
     def transitions(self) -> list[sa.Row]:
         return self.rows(state_tables.alert_transitions)
