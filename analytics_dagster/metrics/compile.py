@@ -22,39 +22,37 @@ FINER = "finer"
 class FamilyQueries:
     """SQL of one family. All queries give exactly the columns of the family's tables, in the tables' order, unsorted.
 
-    `builds` make any stored grain from source rows, `merges` each but the finest from the one before it. `parameters` are the
-    named parameters that builds take (a subset of `expressions.PARAMETERS`).
+    `build` makes the finest grain, `merges` each coarser one from the one before it. `parameters` are the named parameters
+    that `build` takes (a subset of `expressions.PARAMETERS`).
     """
 
-    builds: Mapping[Grain, str]
+    build: str
     merges: Mapping[Grain, str]
     parameters: tuple[str, ...]
-
-    @property
-    def build(self) -> str:
-        """The finest grain."""
-        return next(iter(self.builds.values()))
 
 
 def compile_family(family: Family) -> FamilyQueries:
     """Write a family's SQL."""
     from analytics_dagster.metrics.expressions import PARAMETERS
 
-    builds = {grain: _build(family, grain) for grain in family.grains}
+    build = build_at(family, family.grains[0], family.measures)
     dimensions = [q(d.name) for d in family.dimensions]
     merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
-    return FamilyQueries(builds, merges, tuple(p for p in PARAMETERS if f"${p}" in builds[family.grains[0]]))
+    return FamilyQueries(build, merges, tuple(p for p in PARAMETERS if f"${p}" in build))
 
 
-def _build(family: Family, grain: Grain) -> str:
-    """State rows of any stored grain from the source rows in `source`: what merging up from the finest grain gives too."""
+def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
+    """State rows of any stored grain from the source rows in `source`, with the state of some measures: what merging up from the
+    finest grain gives too.
+    """
+    wanted = tuple(measures)
     keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
     relation = SOURCE
-    for measure in family.measures:
+    for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
     named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
-    values = _named(family, states.build)
+    values = _named(wanted, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))
     return f"SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
 
@@ -68,7 +66,7 @@ def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str)
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.joined(measure, [_bucket(grain), *(q(d.name) for d in family.dimensions)], relation)})"
     picked = f"SELECT {', '.join([f'{_bucket(grain)} AS ts', *dimensions, *state])} FROM {relation}"
-    folded = _named(family, states.merge, but=Aggregation.PERCENTILE)
+    folded = _named(family.measures, states.merge, but=Aggregation.PERCENTILE)
     parts = {"picked": picked, "folded": f"SELECT {', '.join([keys, *folded])} FROM picked GROUP BY {keys}"}
     for measure in family.measures:
         if measure.aggregation is Aggregation.PERCENTILE:
@@ -77,11 +75,11 @@ def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str)
     return with_joined(parts, "folded", names, columns)
 
 
-def _named(family: Family, made: Callable[[Measure], list[str]], but: Aggregation | None = None) -> list[str]:
+def _named(measures: Iterable[Measure], made: Callable[[Measure], list[str]], but: Aggregation | None = None) -> list[str]:
     """The expressions that `made` gives for each measure, under the names of its state columns."""
     return [
         f"{sql} AS {q(column.name)}"
-        for measure in family.measures
+        for measure in measures
         if measure.aggregation is not but
         for sql, column in zip(made(measure), measure.columns, strict=True)
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.errors import UserError
 from analytics_dagster.lake.compute import identifier
-from analytics_dagster.metrics.compile import SOURCE
+from analytics_dagster.metrics.compile import SOURCE, build_at
 from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
 from analytics_dagster.metrics.recorded import Recent
 from analytics_dagster.metrics.states import LOOK_BACK
@@ -65,16 +65,17 @@ class Range:
 def state_rows(
     tenant: TenantLake, family: Family, grain: Grain, wanted: Range, measures: Iterable[Measure], recent: Recent | None = None
 ) -> str:
-    """A SELECT of the family's state rows of a stored grain within a range.
+    """A SELECT of the family's state rows of a stored grain within a range: the bucket, the dimensions, the measures' state.
 
     For a measure that is an increase also rows before the range, of this and coarser grains, so that every counter's last
     sample within LOOK_BACK is among them.
     """
-    increases = any(m.aggregation is Aggregation.INCREASE for m in measures)
+    wanted_measures = tuple(measures)
+    increases = any(m.aggregation is Aggregation.INCREASE for m in wanted_measures)
     pieces = [(grain, wanted)]
     if increases and wanted.begin:
         pieces += _before(family, grain, wanted.begin)
-    made = [sql for at, span in pieces for sql in _piece(tenant, family, at, span, recent or Recent())]
+    made = [sql for at, span in pieces for sql in _piece(tenant, family, at, span, wanted_measures, recent or Recent())]
     return " UNION ALL ".join(made)
 
 
@@ -95,8 +96,11 @@ def _start(grain: Grain, time: dt.datetime) -> dt.datetime:
     return utc.replace(hour=0) if grain is Grain.DAY else utc
 
 
-def _piece(tenant: TenantLake, family: Family, grain: Grain, wanted: Range, recent: Recent) -> Iterator[str]:
-    columns = ", ".join(identifier(c.name) for c in family.table(grain).columns)
+def _piece(
+    tenant: TenantLake, family: Family, grain: Grain, wanted: Range, measures: tuple[Measure, ...], recent: Recent
+) -> Iterator[str]:
+    names = ["ts", *(d.name for d in family.dimensions), *(c.name for m in measures for c in m.columns)]
+    columns = ", ".join(identifier(name) for name in names)
     first, last = wanted.days
     mine = sorted(day for day in recent.days if first <= day <= last)
     if len(mine) < (last - first).days + 1:
@@ -109,7 +113,7 @@ def _piece(tenant: TenantLake, family: Family, grain: Grain, wanted: Range, rece
         # A bucket that begins within the range may end behind it.
         behind = f" AND ts < TIMESTAMPTZ '{_text(wanted.end)}' + INTERVAL 1 {grain}" if wanted.end else ""
         points = f"SELECT * FROM {recent.relation} WHERE {Range(wanted.begin).condition()}{behind}"
-        built = f"WITH {SOURCE} AS ({points}) {family.queries.builds[grain]}"
+        built = f"WITH {SOURCE} AS ({points}) {build_at(family, grain, measures)}"
         yield f"SELECT {columns} FROM ({built}) WHERE {wanted.condition()}"
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from analytics_dagster.errors import UserError
 from analytics_dagster.lake.compute import connect
-from analytics_dagster.metrics.compile import FINER
+from analytics_dagster.metrics.compile import FINER, build_at
 from analytics_dagster.metrics.declarations import Catalogue
 from analytics_dagster.metrics.states import LOOK_BACK, joined
 
@@ -188,8 +188,8 @@ def test_every_grain_and_every_way_of_merging_gives_the_increase_of_the_raw_samp
         rose = f"SELECT sum(points_increase) FROM ({joined(measure, ['name', 'type', 'labels'], table)})"
         return float(engine.execute(rose).fetchall()[0][0] or 0)
 
-    for grain, query in family.queries.builds.items():
-        engine.execute(f"CREATE OR REPLACE TEMP TABLE {grain}s AS {query}")
+    for grain in family.grains:
+        engine.execute(f"CREATE OR REPLACE TEMP TABLE {grain}s AS {build_at(family, grain, family.measures)}")
         assert total(f"{grain}s") == increase(samples)
     for finer, (coarser, query) in zip(family.grains, family.queries.merges.items(), strict=False):
         engine.execute(f"CREATE OR REPLACE TEMP VIEW {FINER} AS SELECT * FROM {finer}s")
