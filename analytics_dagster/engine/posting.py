@@ -102,7 +102,7 @@ class Poster:
             headers["content-encoding"] = "zstd"
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_NotNowError),
-            stop=tenacity.stop_after_delay(self._retry_for),
+            stop=tenacity.stop_before_delay(self._retry_for),
             wait=self._pause,
             reraise=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from analytics_dagster.errors import ForeignTenantError, InvalidNameError, NotFo
 from analytics_dagster.ingest.points import Points, RefusedValueError, RowRefusal, WriteScope
 from analytics_dagster.tenant_ids import validate_tenant_id
 
+_LOG = logging.getLogger(__name__)
 # Of one request; a larger table goes in several.
 REQUEST_POINTS = 100_000
 
@@ -135,7 +137,7 @@ class _Sending:
         self._full = full
         self._queue: deque[_Call] = deque()
         self._waiting = 0
-        self._closing = False
+        self._closing = self._ending = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._run, name=f"analytics-post-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
@@ -153,6 +155,7 @@ class _Sending:
 
     def close(self) -> None:
         """Post what waits, then let go."""
+        self._ending = True
         self.buffer.drain()
         with self._changed:
             self._closing = True
@@ -256,6 +259,8 @@ class _Sending:
         if whole.error is None:
             whole.done.set_result(None)
         else:
+            if self._ending:  # the program is about to end, and may not look at its futures any more
+                _LOG.error("%d points were not recorded: %s", whole.total - whole.taken, whole.error)
             whole.done.set_exception(_told(whole.error, whole))
 
 
