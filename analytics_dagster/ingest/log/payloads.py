@@ -19,6 +19,8 @@ from analytics_dagster.ingest.points import PLAY_ROWS, POINT_ROWS, Plays, Points
 from analytics_dagster.lake.schemas import TIMESTAMP
 
 Int32s = npt.NDArray[np.int32]
+# What 32-bit offsets reach.
+_MOST_TEXT = 2**31 - 1
 _Number = TypeVar("_Number", bound=np.generic)
 
 _SERIES_PARTS = ("tenant", "name", "type", "labels")
@@ -112,7 +114,8 @@ class _Part:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
-        self._values = pa.array([], pa.string())
+        self._texts = _Texts()
+        self._values = self._texts.array()
         self._codes = np.empty(0, np.int32)
         self._used = 0
 
@@ -122,20 +125,56 @@ class _Part:
         unseen = [value for value in distinct if value not in self._places]
         if unseen:
             self._places.update(zip(unseen, range(len(self._places), len(self._places) + len(unseen)), strict=True))
-            # A new array: batches that were given out go on with the old one.
-            self._values = pa.concat_arrays([self._values, pa.array(unseen, pa.string())])
+            self._texts.extend(unseen)
+            self._values = self._texts.array()
         places = np.fromiter((self._places[value] for value in distinct), np.int32, len(distinct))
         codes = places[encoded.indices.to_numpy()]
-        if self._used + len(codes) > len(self._codes):
-            grown = np.empty(2 * (self._used + len(codes)), np.int32)
-            grown[: self._used] = self._codes[: self._used]
-            self._codes = grown
+        self._codes = _with_room(self._codes, self._used, len(codes))
         self._codes[self._used : self._used + len(codes)] = codes
         self._used += len(codes)
 
     def column(self, series: Int32s) -> pa.DictionaryArray:
         # Not checked again: every code is below the length of the values by construction.
         return pa.DictionaryArray.from_arrays(pa.array(self._codes[series]), self._values, safe=False)
+
+
+class _Texts:
+    """Texts that only grow, in memory that all arrays of them share: were each a copy, series that come one by one over a
+    segment would cost the square of their number for as long as the batches are held.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._offsets = np.zeros(1, np.int32)
+        self._bytes = np.empty(0, np.uint8)
+
+    def extend(self, texts: list[str]) -> None:
+        new = pa.array(texts, pa.string())
+        _, offsets, data = new.buffers()
+        used = int(self._offsets[self._count])
+        ends = np.frombuffer(offsets, np.int32)[1 : len(texts) + 1]
+        size = int(ends[-1])
+        if used + size > _MOST_TEXT:
+            raise ValueError(f"the segment names more than {_MOST_TEXT} bytes of texts")
+        self._offsets = _with_room(self._offsets, self._count + 1, len(texts))
+        self._bytes = _with_room(self._bytes, used, size)
+        self._offsets[self._count + 1 : self._count + 1 + len(texts)] = ends + used
+        if size:
+            self._bytes[used : used + size] = np.frombuffer(data, np.uint8)[:size]
+        self._count += len(texts)
+
+    def array(self) -> pa.StringArray:
+        """Those there are now. Later ones are written behind them, so it stays as it is."""
+        return pa.StringArray.from_buffers(self._count, pa.py_buffer(self._offsets), pa.py_buffer(self._bytes))
+
+
+def _with_room(array: npt.NDArray[_Number], used: int, more: int) -> npt.NDArray[_Number]:
+    """`array`, or a larger copy of what is used of it."""
+    if used + more <= len(array):
+        return array
+    grown = np.empty(2 * (used + more), array.dtype)
+    grown[:used] = array[:used]
+    return grown
 
 
 def encode_plays(batches: Sequence[Plays]) -> pa.Buffer:

@@ -177,6 +177,22 @@ def test_series_tables_may_grow_and_be_replaced(log: EmbeddedLog, folder: Path) 
     assert list(zip(rows["tenant"].to_pylist(), rows["value"].to_pylist(), strict=True)) == sent
 
 
+def test_batches_stay_as_they_were_given_when_more_series_come(log: EmbeddedLog, folder: Path) -> None:
+    reader = source(folder)
+    given: list[tuple[str, pa.Table]] = []
+    after = 0
+    for number in range(200):
+        labels = '{"k":"' + "ü" * (number % 50) + f'{number}"}}'
+        done(log.append(points(number, labels=labels)))
+        [batch] = reader.read(after, 10)
+        given.append((labels, batch.rows))
+        after = batch.position
+    for count, (labels, rows) in enumerate(given, 1):
+        rows.validate(full=True)
+        assert rows["labels"].to_pylist() == [labels]
+        assert rows["labels"].chunk(0).dictionary.to_pylist() == [labels for labels, _ in given[:count]]
+
+
 @pytest.mark.parametrize("segment_bytes", [1, 1_500, 2**20])
 def test_every_position_is_a_place_to_go_on_from(folder: Path, segment_bytes: int) -> None:
     for _ in range(3):
