@@ -76,5 +76,6 @@ def _consume(opened: Installation) -> IntegrityError | None:
         return error
     if consumed.tenants:
         taken = f"{consumed.points:,} points and {consumed.plays:,} plays"
-        typer.echo(f"took {taken} of {len(consumed.tenants)} tenants from the ingest log", err=True)
+        tenants = "1 tenant" if len(consumed.tenants) == 1 else f"{len(consumed.tenants)} tenants"
+        typer.echo(f"took {taken} of {tenants} from the ingest log", err=True)
     return None

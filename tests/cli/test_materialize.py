@@ -7,11 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli.command import analytics
 from small_home import BROKEN_DAY, FIRST, LAST, Copied, opened
 
+from analytics_dagster.ingest.log.open import open_log
+from analytics_dagster.ingest.points import Points, SeriesTable
+from analytics_dagster.installation import open_installation
 from analytics_dagster.lake.schemas import SUBSCRIPTIONS, landing
+from analytics_dagster.settings import Settings
 
 QUICK = ("--select", "raw/subscriptions")
 
@@ -124,3 +129,31 @@ def test_the_console_script_gives_the_same_status_and_lines(landed_home: Path, t
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "analytics: no active tenant nobody; `analytics tenant list` shows those there are\n"
+
+
+def test_what_clients_sent_is_taken_from_the_log_first_whatever_is_selected(home: Path) -> None:
+    record(home, "acme", 1, 2, 3)
+    done = analytics("materialize", "--home", home, "--select", "raw/metrics")
+    today = dt.datetime.now(dt.UTC).date()
+    assert done.status == 0
+    assert done.err.splitlines()[0] == "took 3 points and 0 plays of 1 tenant from the ingest log"
+    assert published(home) == {("acme", "raw/metrics", today)}
+    assert analytics("materialize", "--home", home).status == 0
+    assert {asset for _, asset, _ in published(home)} == {"raw/metrics", "aggregates/points", "quality/scorecard"}
+    record(home, "acme", 4)
+    again = analytics("materialize", "--home", home)
+    assert (again.status, again.out) == (0, f"materialized 3 assets, {today} to {today}, acme\n")
+    with opened(home) as found:
+        assert found.published("raw/metrics")["acme", "raw/metrics", today].rows == 4
+
+
+def record(home: Path, tenant: str, *values: float) -> None:
+    """Points of now into the log of a home."""
+    installation = open_installation(Settings.from_environment(home), create=True)
+    installation.tenants.ensure(tenant)
+    series, now = SeriesTable(), int(installation.clock.now().timestamp()) * 1_000_000
+    numbers = np.full(len(values), series.number(tenant, "gauge", "signups", "{}"), np.int32)
+    log = open_log(installation.settings, installation.clock, "local")
+    log.append(Points(series, numbers, np.full(len(values), now), np.array(values, float))).result(timeout=30)
+    log.close()
+    installation.database.dispose()
