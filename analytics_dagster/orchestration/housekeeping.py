@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.lake import Table
 from analytics_dagster.lake.schemas import RAW_TABLES, landing
+from analytics_dagster.tenancy.tenants import TenantStatus
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -65,7 +66,8 @@ def _measure(installation: Installation) -> None:
     from analytics_dagster.tenancy.usage import Usage
 
     home, clock = installation.settings.analytics_home, installation.clock
-    measure_stored_bytes(home, installation.lake, installation.tenants, Usage(installation.database, clock), clock)
+    tenants = [record.tenant for record in installation.tenants.records() if record.status is not TenantStatus.PURGING]
+    measure_stored_bytes(home, installation.lake, tenants, Usage(installation.database, clock), clock, min_age=0)
 
 
 def _tables(installation: Installation) -> list[Table]:

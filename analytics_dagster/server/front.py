@@ -138,6 +138,8 @@ class Front:
         counts.answered(exchange.status, seconds)
         counts.accepted += exchange.points
         counts.refused += exchange.refused
+        if exchange.status < 400 and exchange.tenant not in ("", "*"):
+            self._service.usage.note_request(exchange.tenant)
         if door is not None and door.many and exchange.status < 400:
             self._told.add(exchange.points, seconds)
             if not self._service.debug:

@@ -180,6 +180,7 @@ class Service:
             try:
                 await self.write_counts()
                 await self.in_thread(self._flush)
+                await self.in_thread(self._measure)
                 if time.monotonic() - forgot_at > _FORGET_EVERY_SECONDS:
                     forgot_at = time.monotonic()
                     await self.in_thread(self.claims.forget_old)
@@ -190,6 +191,16 @@ class Service:
         self.keys.flush_last_used()
         self.usage.flush()
         self.audit.flush()
+
+    def _measure(self) -> None:
+        """How large the tables of tenants with such a quota are; at most once a minute, by one worker."""
+        from analytics_dagster.tenancy.quotas import Quotas
+        from analytics_dagster.tenancy.stored_bytes import limited_tenants, measure_stored_bytes
+
+        opened = self.installation
+        measuring = limited_tenants(opened.tenants, Quotas(opened.database, self.settings, self.clock))
+        if measuring:
+            measure_stored_bytes(self.settings.analytics_home, opened.lake, measuring, self.usage, self.clock)
 
 
 class Place:

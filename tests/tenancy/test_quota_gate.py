@@ -21,7 +21,7 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.tenancy.hash_set import HashSet
 from analytics_dagster.tenancy.quota_gate import QuotaGate
 from analytics_dagster.tenancy.quotas import Quotas
-from analytics_dagster.tenancy.stored_bytes import measure_stored_bytes
+from analytics_dagster.tenancy.stored_bytes import limited_tenants, measure_stored_bytes
 from analytics_dagster.tenancy.token_buckets import RateExceededError, RateState
 from analytics_dagster.tenancy.usage import Usage
 
@@ -253,10 +253,11 @@ def test_stored_bytes_are_what_was_measured_last(door: Door, installation: Insta
 
     def measured() -> object:
         door.stopwatch.advance(5)
-        return measure_stored_bytes(door.home, installation.lake, installation.tenants, usage, clock)
+        measuring = limited_tenants(installation.tenants, door.quotas)
+        return measure_stored_bytes(door.home, installation.lake, measuring, usage, clock)
 
     gate.admit(door.points("acme", range(1)))
-    assert measured() == {"acme": 2_000, "globex": 0}
+    assert measured() == {"acme": 2_000}
     with pytest.raises(QuotaExceededError, match="tenant acme stores 2,000 bytes, its quota is 2,000"):
         gate.admit(door.points("acme", range(1)))
     with pytest.raises(QuotaExceededError, match="stores 2,000 bytes"):
@@ -266,7 +267,7 @@ def test_stored_bytes_are_what_was_measured_last(door: Door, installation: Insta
     (folder / "rows.parquet").unlink()
     assert measured() == {}  # it was done less than a minute ago
     clock.advance(dt.timedelta(minutes=1))
-    assert measured() == {"acme": 0, "globex": 0}
+    assert measured() == {"acme": 0}
     gate.admit(door.points("acme", range(1)))
 
 
