@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 import numpy as np
@@ -169,34 +170,66 @@ def _series(rows: Rows, admission: Admission) -> tuple[npt.NDArray[np.int32], Re
     if not rows:
         return np.empty(0, np.int32), {}
     cache = cache_of(admission.table)
-    labels = _BETWEEN.join([row.labels for row in rows]).split(_BETWEEN)
-    numbers = _known_numbers(rows, labels, admission, cache)
+    texts = _Texts(rows, admission)
+    said = texts.as_one() if cache.repeats.are_likely() else None
+    if said is not None and (known := cache.repeats.find(said)) is not None:
+        return known, {}
+    labels = texts.labels.split(_BETWEEN)
+    numbers = texts.known_numbers(labels, cache)
     refused: Refused = {}
-    if None in numbers:
-        for index, number in enumerate(numbers):
-            if number is None:
-                try:
-                    numbers[index] = _new_number(rows[index], labels[index], admission, cache)
-                except RefusedValueError as why:
-                    numbers[index], refused[index] = 0, why
+    if None not in numbers:
+        series = np.array(numbers, dtype=np.int32)
+        if said is not None:
+            cache.repeats.keep(said, texts.size(), series)
+        return series, refused
+    for index, number in enumerate(numbers):
+        if number is None:
+            try:
+                numbers[index] = _new_number(rows[index], labels[index], admission, cache)
+            except RefusedValueError as why:
+                numbers[index], refused[index] = 0, why
     return np.array(numbers, dtype=np.int32), refused
 
 
-def _known_numbers(rows: Rows, labels: list[bytes], admission: Admission, cache: SeriesCache) -> list[int | None]:
-    """Each row's number as the cache has it. Every tenant that a row names is resolved here: a foreign one ends it all."""
-    tenants = [row.tenant_id for row in rows]
-    kinds = [row.metric_type for row in rows]
-    names = [row.name for row in rows]
-    # Counting costs a tenth of what looking each row up does, and most bodies are one tenant's, of one type.
-    if tenants.count(tenants[0]) == len(rows) and kinds.count(kinds[0]) == len(rows):
-        by_name = cache.names(_resolved(tenants[0], admission), _kind(kinds[0]))
-        if names.count(names[0]) == len(rows):
-            return list(map(by_name[names[0]].get, labels))
-        return list(map(dict.get, map(by_name.__getitem__, names), labels))
-    places = list(zip(tenants, kinds, strict=True))
-    known = {(tenant, kind): cache.names(_resolved(tenant, admission), _kind(kind)) for tenant, kind in set(places)}
-    by_names = [known[place][name] for place, name in zip(places, names, strict=True)]
-    return list(map(dict.get, by_names, labels))
+class _Texts:
+    """What the rows of one body say of their series. Every tenant they name is resolved here: a foreign one ends it all."""
+
+    def __init__(self, rows: Rows, admission: Admission) -> None:
+        self.labels = _BETWEEN.join([row.labels for row in rows])
+        self._names = [row.name for row in rows]
+        self._kinds = [row.metric_type for row in rows]
+        tenants = [row.tenant_id for row in rows]
+        # Counting costs a tenth of what looking each row up does, and most bodies are one tenant's, of one type.
+        self._one_name = self._names.count(self._names[0]) == len(rows)
+        self._one_kind = self._kinds.count(self._kinds[0]) == len(rows)
+        self._one_tenant = tenants.count(tenants[0]) == len(rows)
+        resolved = {tenant: _resolved(tenant, admission) for tenant in (tenants[:1] if self._one_tenant else set(tenants))}
+        self._tenant = resolved[tenants[0]]
+        self._tenants = [] if self._one_tenant else [resolved[tenant] for tenant in tenants]
+
+    def as_one(self) -> tuple[Hashable, ...] | None:
+        """All of it, when it is one tenant's. There is a separator less than there are rows, so no name can hold one."""
+        if not self._one_tenant:
+            return None
+        names = self._names[0] if self._one_name else "\0".join(self._names)
+        kinds = self._kinds[0] if self._one_kind else tuple(self._kinds)
+        return (self._tenant, kinds, names, self.labels)
+
+    def size(self) -> int:
+        """About the bytes of `as_one`."""
+        return len(self.labels) + (0 if self._one_name else sum(map(len, self._names))) + 8 * len(self._kinds)
+
+    def known_numbers(self, labels: list[bytes], cache: SeriesCache) -> list[int | None]:
+        """Each row's number as the cache has it."""
+        if self._one_tenant and self._one_kind:
+            by_name = cache.names(self._tenant, _kind(self._kinds[0]))
+            if self._one_name:
+                return list(map(by_name[self._names[0]].get, labels))
+            return list(map(dict.get, map(by_name.__getitem__, self._names), labels))
+        places = list(zip(self._tenants or repeat(self._tenant), self._kinds, strict=False))
+        known = {(tenant, kind): cache.names(tenant, _kind(kind)) for tenant, kind in set(places)}
+        by_names = [known[place][name] for place, name in zip(places, self._names, strict=True)]
+        return list(map(dict.get, by_names, labels))
 
 
 def _resolved(named: str | None, admission: Admission) -> str:

@@ -7,17 +7,21 @@ one `SeriesTable` and goes with it; its memory is bounded by forgetting everythi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from analytics_dagster.ingest.points import Admission, RefusedValueError, SeriesTable, WriteScope, canonical_labels, check_name
 
 MAX_CACHE_BYTES = 128 * 2**20
 # An entry beside its label bytes: header of a bytes object, slot of a dictionary, number.
 _ENTRY_BYTES = 160
+# Bodies in a row that repeat none, after which looking for repeats is given up for nine times as many.
+_TRIES = 200
 
 Numbers = dict[bytes, int]
 """Series by the bytes of their labels: of one tenant, type and name."""
@@ -40,6 +44,7 @@ class SeriesCache:
         self._names: dict[tuple[str, str], _Names] = {}
         self._columns: dict[tuple[str, ...], dict[tuple[Any, ...], int]] = {}
         self.bytes_kept = 0
+        self.repeats = Repeats()
 
     def names(self, tenant: str, kind: str) -> dict[str, Numbers]:
         """What is known of one tenant's series of one type, by name; for a name that is not known, nothing."""
@@ -70,6 +75,40 @@ class SeriesCache:
             self._names.clear()
             self._columns.clear()
             self.bytes_kept = size + _ENTRY_BYTES
+
+
+class Repeats:
+    """Whole bodies' series: a client that samples its series one after the other says the same of them in every body.
+
+    What is kept is what the body says, of which a hash is not enough, so few bodies are kept, and they are forgotten together.
+    """
+
+    def __init__(self, max_bytes: int = 16 * 2**20) -> None:
+        self._max_bytes = max_bytes
+        self._known: dict[tuple[Hashable, ...], npt.NDArray[np.int32]] = {}
+        self._bytes = 0
+        self._asked = 0
+        self._missed = 0
+
+    def are_likely(self) -> bool:
+        """Whether looking is worth its hash: not for clients who never repeat themselves, who are tried now and then."""
+        self._asked += 1
+        return self._missed < _TRIES or self._asked % (10 * _TRIES) < _TRIES
+
+    def find(self, said: tuple[Hashable, ...]) -> npt.NDArray[np.int32] | None:
+        """The series of a body that said just this."""
+        found = self._known.get(said)
+        self._missed = self._missed + 1 if found is None else 0
+        return found
+
+    def keep(self, said: tuple[Hashable, ...], size: int, series: npt.NDArray[np.int32]) -> None:
+        """Remember a body; `size` is about the bytes of `said`. The array is shared from now on, so it is closed to writing."""
+        self._bytes += size + series.nbytes
+        if self._bytes > self._max_bytes:
+            self._known.clear()
+            self._bytes = size + series.nbytes
+        series.flags.writeable = False
+        self._known[said] = series
 
 
 # The one state of these modules: nothing can be seen of it but speed, and each entry goes with its table.

@@ -6,6 +6,7 @@ import random
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from analytics_dagster.ingest.points import MAX_LABELS, Parsed, SeriesTable
 from analytics_dagster.ingest.wire import json_points, series_cache
 from analytics_dagster.ingest.wire.bodies import BodyTooLargeError, UnreadableBodyError
 from analytics_dagster.ingest.wire.json_points import parse_json, parse_ndjson
-from analytics_dagster.ingest.wire.series_cache import SeriesCache
+from analytics_dagster.ingest.wire.series_cache import Repeats, SeriesCache
 from tests.ingest.wire.arrivals import LATEST_US, NOW_US, admission, rows
 from tests.ingest.wire.native_rows import Written, batches, iso, refusals, rows_written
 
@@ -95,8 +96,8 @@ def test_the_order_of_fields_and_labels_and_the_spaces_between_do_not_matter(wri
 def test_what_was_read_before_changes_nothing(written):
     table = SeriesTable()
     text = body([row.as_json() for row in written])
-    first, again = (parse_json(text, admission("acme", "acme", "beta", table=table), NOW_US) for _ in range(2))
-    assert rows(first.points) == rows(again.points)
+    first, *others = (parse_json(text, admission("acme", "acme", "beta", table=table), NOW_US) for _ in range(4))
+    assert [rows(other.points) for other in others] == [rows(first.points)] * 3
     assert len(table) == len(set(first.points.series.tolist()))
 
 
@@ -412,6 +413,47 @@ def test_points_are_the_same_while_the_cache_forgets(monkeypatch):
         found = parse_json(body(written), admission(table=table), NOW_US)
         assert [row.labels["k"] for row in rows(found.points)] == [str(number % 50) for number in range(200)]
     assert len(table) == 50
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3), min_size=1, max_size=30))
+def test_bodies_that_nearly_repeat_each_other_are_told_apart(bodies):
+    table = SeriesTable()
+    for named in bodies:
+        for field in ("name", "tenant_id", "metric_type", "region"):
+            texts = (
+                {"a": "acme", "b": "beta", "c": "gamma"} if field == "tenant_id" else {"a": "gauge", "b": "timer", "c": "counter"}
+            )
+            changes = [{field: texts[each]} if field != "region" else {"labels": {"region": each}} for each in named]
+            found = parse_json(
+                body([POINT | change for change in changes]), admission("acme", *texts.values(), table=table), NOW_US
+            )
+            fresh = parse_json(body([POINT | change for change in changes]), admission("acme", *texts.values()), NOW_US)
+            assert rows(found.points) == rows(fresh.points)
+
+
+def test_a_repeated_body_is_still_refused_to_whom_it_is_foreign():
+    table = SeriesTable()
+    for _ in range(3):
+        assert len(parse_json(body([POINT] * 3), admission("acme", table=table), NOW_US).points) == 3
+    with pytest.raises(ForeignTenantError):
+        parse_json(body([POINT] * 3), admission("beta", table=table), NOW_US)
+
+
+def test_repeats_are_bounded_and_not_looked_for_when_there_are_none():
+    repeats = Repeats(max_bytes=10_000)
+    tried = 0
+    for number in range(10_000):
+        if repeats.are_likely():
+            tried += 1
+            assert repeats.find((number,)) is None
+            repeats.keep((number,), 1_000, np.zeros(1, np.int32))
+            assert len(repeats._known) <= 10
+    assert 500 < tried < 2_000
+    # One repeat, and they are likely again.
+    repeats.keep(("again",), 1_000, np.zeros(1, np.int32))
+    assert repeats.find(("again",)) is not None
+    assert repeats.are_likely()
 
 
 def test_the_cache_goes_with_its_table():
