@@ -26,6 +26,7 @@ from analytics_dagster.ingest.points import (
     check_time,
 )
 from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
+from analytics_dagster.ingest.wire.otlp_json import merge_json
 from analytics_dagster.ingest.wire.per_writer import PerWriter
 from analytics_dagster.ingest.wire.prometheus_labels import TENANT_LABEL, bound_text, metric_name, series_labels
 
@@ -41,8 +42,6 @@ _DELTA = (
     "is not of cumulative temporality; set the exporter's temporality preference to cumulative "
     "(OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=cumulative), or put the collector's deltatocumulative processor before it"
 )
-# A document of this depth is far past what an attribute nests, and parsing it would meet Python's own limit.
-_JSON_DEPTH = 64
 
 Pairs = tuple[tuple[str, str], ...]
 _Known = dict[tuple[MetricType, str, Pairs, Pairs, Pairs], int]
@@ -86,7 +85,7 @@ class OtlpReader:
 
         request = ExportMetricsServiceRequest()
         if json:
-            _merge_json(body, request)
+            merge_json(body, request)
         else:
             try:
                 request.ParseFromString(body)
@@ -272,32 +271,6 @@ def _plain(value: AnyValue) -> Any:
     if kind == "kvlist_value":
         return {each.key: _plain(each.value) for each in value.kvlist_value.values}
     return getattr(value, kind) if kind else None
-
-
-def _merge_json(body: bytes, request: Any) -> None:
-    """Raises UnreadableBodyError. Exemplars are left out: OTLP has trace ids in hexadecimal, against protobuf's own mapping."""
-    from google.protobuf.json_format import Error, ParseDict
-
-    try:
-        document = msgspec.json.decode(body)
-        if not isinstance(document, dict):
-            raise UnreadableBodyError("the body is not an ExportMetricsServiceRequest: it is no JSON object")
-        _leave_out_exemplars(document)
-        ParseDict(document, request, ignore_unknown_fields=True, max_recursion_depth=_JSON_DEPTH)
-    except (msgspec.DecodeError, UnicodeError, RecursionError, Error, ValueError, TypeError, AttributeError) as error:
-        # Protobuf's reader of JSON raises the last three, too, for values of another kind than a field's.
-        raise UnreadableBodyError(f"the body is not an ExportMetricsServiceRequest in JSON: {error}") from None
-
-
-def _leave_out_exemplars(document: Any) -> None:
-    waiting = [document]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            value.pop("exemplars", None)
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
 
 
 def _written(rows: _Rows, admission: Admission) -> OtlpWritten:
