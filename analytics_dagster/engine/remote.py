@@ -148,9 +148,12 @@ class _Sending:
         whole = _Whole(len(points), len(firsts))
         whole.done.set_running_or_notify_cancel()
         with self._changed:
+            idle = not self._queue
             self._queue.extend(_Call(_part(points, first), first, whole) for first in firsts)
             self._waiting += len(points)
-            self._changed.notify()
+            # Not for every call: a thread that is woken for each of a thousand small ones slows down whoever makes them.
+            if idle or self._waiting >= self._full:
+                self._changed.notify_all()
         return whole.done
 
     def close(self) -> None:
