@@ -70,10 +70,10 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
     require_safe_binding(settings, host)
     if settings.analytics_statsd:
         statsd_address(settings.analytics_statsd)
-    configure_logs(settings.analytics_log_level, "serve")
     settings.analytics_home.mkdir(parents=True, exist_ok=True)
     with only_server(settings.analytics_home):
         address = Address(host, require_free_port(host, port), tls_of(settings) is not None)
+        configure_logs(settings.analytics_log_level, "serve")
         installation = open_installation(settings, create=True)
         announcement = _prepare(installation, address)
         _forget_counts(settings.analytics_home)

@@ -14,6 +14,7 @@ import msgspec
 from analytics_dagster import errors
 from analytics_dagster.ingest.points import MAX_REFUSALS_NAMED, RefusedValueError, RowRefusal
 from analytics_dagster.ingest.wire.bodies import BodyTooLargeError, UnknownEncodingError
+from analytics_dagster.tenancy.token_buckets import RateExceededError, RateState
 
 CONTENT_TYPE = b"application/problem+json"
 _TYPE = "urn:analytics-dagster:problem:"
@@ -94,6 +95,9 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(404, str(error))
         case errors.LogFullError():
             return Problem(503, str(error), kind="log-full", headers=[retry_after(error.retry_after)])
+        case RateExceededError():
+            headers = [retry_after(error.retry_after), *rate_headers(error.state)]
+            return Problem(429, str(error), kind="quota", headers=headers)
         case errors.QuotaExceededError():
             return Problem(429, str(error), kind="quota", headers=[retry_after(error.retry_after)])
         case BodyTooLargeError():
@@ -107,6 +111,11 @@ def problem_of(error: Exception) -> Problem | None:
         case errors.UserError():
             return Problem(400, str(error))
     return None
+
+
+def rate_headers(state: RateState) -> list[tuple[bytes, bytes]]:
+    """RateLimit fields; names are lower case in ASGI."""
+    return [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in state.headers().items()]
 
 
 INTERNAL = "something went wrong here; the log has it under this request_id"

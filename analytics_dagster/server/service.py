@@ -27,12 +27,12 @@ from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted
 from analytics_dagster.server.exchange import Exchange, Headers
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.measures import Counts
+from analytics_dagster.server.problems import rate_headers
 from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from analytics_dagster.ingest.log.interface import IngestLog
     from analytics_dagster.server.statsd import StatsdListener
-    from analytics_dagster.tenancy.token_buckets import RateState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -239,8 +239,3 @@ def tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-
-
-def rate_headers(state: RateState) -> Headers:
-    """RateLimit fields; names are lower case in ASGI."""
-    return [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in state.headers().items()]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 router = APIRouter(route_class=GuardedRoute)
 
-# The consumer runs every two seconds; what waits longer than this is not only busy.
+_PART_KEPT_FREE = 20
+# The consumer runs every ten seconds; what waits longer than this is not only busy.
 MOST_LAG = dt.timedelta(minutes=5)
 
 
@@ -99,7 +100,9 @@ def _log(service: Service) -> CheckDocument:
         return CheckDocument(name="log", ready=True, detail="Kafka")
     folder = log_root(settings) / service.role
     try:
-        Headroom(folder, settings.analytics_log_max_bytes, settings.analytics_log_segment_bytes).check(0)
+        headroom = Headroom(folder, settings.analytics_log_max_bytes, settings.analytics_log_segment_bytes)
+        # Before it is so full that only small requests fit.
+        headroom.check(settings.analytics_log_max_bytes // _PART_KEPT_FREE)
     except AnalyticsError as error:
         return CheckDocument(name="log", ready=False, detail=str(error))
     except OSError as error:
