@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import structlog
 
 from analytics_dagster.clock import SystemClock
-from analytics_dagster.errors import AnalyticsError, BusyError
+from analytics_dagster.errors import BusyError, RetryableError
 from analytics_dagster.ingest.points import MAX_SERIES_KEPT, Admission, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
 from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted_networks
@@ -40,6 +40,7 @@ T = TypeVar("T")
 COUNTS = Path("server") / "counts"
 HOUSEKEEPING_SECONDS = 1.0
 _FORGET_EVERY_SECONDS = 600.0
+_MEASURE_EVERY_SECONDS = 30.0
 # A worker that was killed lets go of its place when the kernel is done with it.
 _PLACE_SECONDS = 5.0
 
@@ -174,18 +175,22 @@ class Service:
         )
 
     async def _keep_house(self) -> None:
-        forgot_at = time.monotonic()
+        forgot_at = measured_at = time.monotonic()
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
                 await self.write_counts()
                 await self.in_thread(self._flush)
-                await self.in_thread(self._measure)
+                if time.monotonic() - measured_at > _MEASURE_EVERY_SECONDS:
+                    measured_at = time.monotonic()
+                    await self.in_thread(self._measure)
                 if time.monotonic() - forgot_at > _FORGET_EVERY_SECONDS:
                     forgot_at = time.monotonic()
                     await self.in_thread(self.claims.forget_old)
-            except AnalyticsError as error:
+            except RetryableError as error:
                 log.warning("housekeeping will try again", error=str(error))
+            except Exception as error:  # a full disk must not end what writes last uses, usage and the audit trail
+                log.error("housekeeping failed and will try again", exc_info=error)
 
     def _flush(self) -> None:
         self.keys.flush_last_used()
