@@ -26,6 +26,7 @@ from analytics_dagster.ingest.points import (
 )
 from analytics_dagster.ingest.wire.per_writer import PerWriter
 from analytics_dagster.ingest.wire.prometheus_labels import metric_name, series_labels
+from analytics_dagster.ingest.wire.refusals import check_refused, note
 
 # Names of a line's unit of time, as both versions write them, in nanoseconds.
 _PRECISIONS = {
@@ -103,7 +104,7 @@ class InfluxReader:
         """Points of a body of lines, whose times are in `precision` (ns when it is none); a line without a time is of `now_us`.
 
         A line of which anything is wrong is refused whole; its index counts lines from 0. Raises UserError for a precision that
-        is not known, ForeignTenantError when a tag names a tenant of others.
+        is not known, UnreadableBodyError when too many lines are refused, ForeignTenantError when a tag names a tenant of others.
         """
         unit = _PRECISIONS.get(precision or "ns")
         if unit is None:
@@ -137,7 +138,7 @@ class _Reading:
                 time = self._careful(line) if careful else self._plain(line)
             except RefusedValueError as error:
                 del rows.numbers[before:], rows.values[before:]
-                rows.refused.append(RowRefusal(index, error.field, error.value, error.reason, line))
+                note(rows.refused, RowRefusal(index, error.field, error.value, error.reason, line))
                 continue
             if added := len(rows.numbers) - before:
                 rows.lines.append(index)
@@ -279,6 +280,7 @@ def _decoded(rows: _Rows, unit: int, admission: Admission, now_us: int) -> Influ
     if not np.isfinite(values).all():
         bad_lines |= set(np.searchsorted(ends, np.flatnonzero(~np.isfinite(values)), side="right").tolist())
     ts = np.repeat(np.array([0 if time is None else time for time in times], dtype=np.int64), lengths)
+    check_refused(len(refused) + len(bad_lines))
     if bad_lines:
         bad = np.zeros(len(lengths), dtype=bool)
         bad[sorted(bad_lines)] = True

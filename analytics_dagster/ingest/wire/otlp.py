@@ -29,6 +29,7 @@ from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
 from analytics_dagster.ingest.wire.otlp_json import merge_json
 from analytics_dagster.ingest.wire.per_writer import PerWriter
 from analytics_dagster.ingest.wire.prometheus_labels import TENANT_LABEL, bound_text, metric_name, series_labels
+from analytics_dagster.ingest.wire.refusals import note
 
 if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -185,7 +186,7 @@ class _Reading:
             except RefusedValueError as error:
                 del rows.numbers[before:], rows.ts[before:], rows.values[before:]
                 original = f"{metric.name} {dict(self._attributes)}"[:1_000].encode(errors="replace")
-                rows.refused.append(RowRefusal(index, error.field, error.value, error.reason, original))
+                note(rows.refused, RowRefusal(index, error.field, error.value, error.reason, original))
 
     def _add(self, kind: MetricType, name: str, ts: int, value: float, *more: tuple[str, str]) -> None:
         """A point of the data point that is being read."""

@@ -48,7 +48,8 @@ def _merge(document: Any, message: Any, depth: int) -> None:
         raise TypeError(f"{str(document)[:100]!r} stands where an object should")
     if depth > MAX_DEPTH:
         raise ValueError(f"it nests deeper than {MAX_DEPTH} objects")
-    known = _fields(type(message))
+    kind: Any = type(message)
+    known = _fields(kind)
     for key, value in document.items():
         field = known.get(key)
         if field is None or value is None:

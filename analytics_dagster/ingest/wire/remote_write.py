@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ from analytics_dagster.ingest.wire.protobuf_fields import (
     signed,
     text,
 )
+from analytics_dagster.ingest.wire.refusals import check_refused, note
 
 NAME_LABEL = "__name__"
 
@@ -85,6 +87,15 @@ class _Known:
 
 
 @dataclass
+class _Odd:
+    """Samples that were read by hand, in arrays: there may be as many as fit into a body at a few bytes each."""
+
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    ts_ms: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+
+
+@dataclass
 class _Rows:
     """Samples in the order of the body.
 
@@ -94,22 +105,25 @@ class _Rows:
 
     numbers: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    odd: list[tuple[int, int, float]] = field(default_factory=list)
+    odd: _Odd = field(default_factory=lambda: _Odd())
     refused: list[RowRefusal] = field(default_factory=list)
     histograms: int = 0
 
     def add_odd(self, number: int, ts_ms: int, value: float) -> None:
-        self.odd.append((len(self.numbers), ts_ms, value))
+        self.odd.rows.append(len(self.numbers))
+        self.odd.ts_ms.append(ts_ms)
+        self.odd.values.append(value)
         self.numbers.append(number)
         self.ends.append(0)
 
 
 @dataclass
 class _Contents:
-    """What stands behind the labels of a series: more labels, samples as time and value, and where native histograms stand."""
+    """What stands behind the labels of a series: more labels, times and values of samples, where native histograms stand."""
 
     labels: list[tuple[str, str]] = field(default_factory=list)
-    samples: list[tuple[int, float]] = field(default_factory=list)
+    ts_ms: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
     histograms: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -123,7 +137,8 @@ class RemoteWriteReader:
         """Points of an uncompressed WriteRequest.
 
         One refusal stands for a series with all its samples, or for one sample whose time cannot be taken. Raises
-        UnreadableBodyError for bytes that are no WriteRequest, ForeignTenantError when a series names a tenant of others.
+        UnreadableBodyError for bytes that are no WriteRequest, or of which too much is refused, and ForeignTenantError when a
+        series names a tenant of others.
         """
         known = self._writers.of(admission)
         rows = self._rows(body, admission, known, by_hand=False)
@@ -222,10 +237,10 @@ class _Reading:
             number = self._number(start, behind, contents.labels)
         except RefusedValueError as error:
             number = _REFUSED
-            rows.refused.append(RowRefusal(len(rows.numbers), error.field, error.value, error.reason, body[start:stop]))
+            note(rows.refused, RowRefusal(len(rows.numbers), error.field, error.value, error.reason, body[start:stop]))
         rows.numbers.extend([number] * count)
         rows.ends.extend(range(behind + _SAMPLE, stop + 1, _SAMPLE) if count else ())
-        for ts_ms, value in contents.samples:
+        for ts_ms, value in zip(contents.ts_ms, contents.values, strict=True):
             rows.add_odd(number, ts_ms, value)
         for at, end in contents.histograms:
             self._histogram(number, at, end)
@@ -253,7 +268,9 @@ class _Reading:
             if number == 1:
                 contents.labels.append(self._label(at, end))
             elif number == 2:
-                contents.samples.append(self._sample(at, end))
+                ts_ms, value = self._sample(at, end)
+                contents.ts_ms.append(ts_ms)
+                contents.values.append(value)
             else:
                 contents.histograms.append((at, end))
         return contents
@@ -330,7 +347,7 @@ class _Reading:
         try:
             sample = read_histogram(self._body, at, stop)
         except RefusedValueError as error:
-            rows.refused.append(RowRefusal(len(rows.numbers), error.field, error.value, error.reason, self._body[at:stop]))
+            note(rows.refused, RowRefusal(len(rows.numbers), error.field, error.value, error.reason, self._body[at:stop]))
             number = _REFUSED
         if number == _REFUSED:
             rows.add_odd(_REFUSED, 0, 0.0)
@@ -364,8 +381,7 @@ def _decoded(body: bytes, rows: _Rows, admission: Admission) -> RemoteWritten:
     count = len(rows.numbers)
     numbers = np.frombuffer(struct.pack(f"={count}i", *rows.numbers), dtype=np.int32)
     ts_ms, values = _usual(body, np.frombuffer(struct.pack(f"={count}q", *rows.ends), dtype=np.int64))
-    for row, odd_ts, odd_value in rows.odd:
-        ts_ms[row], values[row] = odd_ts, odd_value
+    ts_ms[rows.odd.rows], values[rows.odd.rows] = rows.odd.ts_ms, rows.odd.values
     keep = np.isfinite(values)
     if rows.refused:
         ignored = int(np.count_nonzero(~keep & (numbers != _REFUSED)))
@@ -376,6 +392,7 @@ def _decoded(body: bytes, rows: _Rows, admission: Admission) -> RemoteWritten:
     timely = (ts_ms >= _EARLIEST_MS) & (ts_ms <= admission.latest_us // 1_000)
     if not timely.all():
         late = np.flatnonzero(keep & ~timely)
+        check_refused(len(refused) + len(late))
         refused = sorted([*refused, *_untimely(late, numbers, ts_ms, values, admission)], key=lambda refusal: refusal.index)
         keep &= timely
     if not keep.all():

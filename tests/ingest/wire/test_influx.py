@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from influxdb_client.client.write.point import Point
 
 from analytics_dagster.errors import ForeignTenantError, UserError
+from analytics_dagster.ingest.wire import refusals
+from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
 from analytics_dagster.ingest.wire.influx import InfluxReader, InfluxWritten, parse_influx
 from tests.ingest.wire.arrivals import LATEST_US, NOW, NOW_US, Row, admission, rows
 
@@ -121,6 +123,15 @@ def test_a_time_that_cannot_be_taken_costs_its_own_line(time: int) -> None:
 
     assert [row.value for row in rows(got.parsed.points)] == [1.0, 2.0, 5.0, 6.0]
     assert [(each.index, each.field) for each in got.parsed.refused] == [(1, "timestamp")]
+
+
+def test_a_body_of_nothing_but_refusals_is_refused_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "MOST_REFUSED", 2)
+
+    assert len(taken("x\nm f=1 0").parsed.refused) == 2
+    for body in ("x\n" * 3, "m f=1 0\n" * 3, "x\nx\nm f=1 0"):
+        with pytest.raises(UnreadableBodyError, match="more than 2 rows"):
+            taken(body)
 
 
 def test_tags_in_any_order_are_one_series() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from analytics_dagster.errors import ForeignTenantError
 from analytics_dagster.ingest.points import Points, SeriesTable
+from analytics_dagster.ingest.wire import refusals as refusals_of_bodies
 from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
 from analytics_dagster.ingest.wire.remote_write import RemoteWriteReader, RemoteWritten, parse_remote_write
 from tests.ingest.wire.arrivals import LATEST_US, NOW_MS, Row, admission, rows
@@ -393,3 +394,21 @@ def test_no_bytes_in_place_of_a_histogram_raise_anything_else(raw: bytes) -> Non
     except UnreadableBodyError:
         return
     assert np.isfinite(got.parsed.points.values).all()
+
+
+def test_a_body_of_nothing_but_refusals_is_refused_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals_of_bodies, "MOST_REFUSED", 3)
+    nameless, late = series(None), series("up", *[(1.0, 0)] * 2)
+
+    assert len(written(nameless, late).parsed.refused) == 3
+    for made in ([nameless] * 4, [late, late], [nameless, nameless, late]):
+        with pytest.raises(UnreadableBodyError, match="more than 3 rows"):
+            written(*made)
+
+
+@pytest.mark.parametrize("times", [(NOW_MS, NOW_MS), (1_104_537_600_000, NOW_MS)])
+def test_samples_of_different_shapes_in_one_series_keep_their_order(times: tuple[int, int]) -> None:
+    samples = [(value, times[number % 2]) for number, value in enumerate((0.0, 1.5, 0.0, 0.0, -2.0, -0.0))]
+    got = rows(written(series("up", *samples)).parsed.points)
+
+    assert [(row.value, row.ts // 1_000) for row in got] == samples
