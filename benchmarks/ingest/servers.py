@@ -53,7 +53,7 @@ def ours(tenants: Sequence[str] = ("tenant_123",), environment: dict[str, str] |
         home = Path(folder) / "home"
         for tenant in tenants:
             analytics(home, "tenant", "add", tenant)
-        role = "operator" if len(tenants) == 1 else "ingest"
+        role = "tenant-admin" if len(tenants) == 1 else "ingest"
         key = json.loads(analytics(home, "key", "create", "--json", "--role", role, *_options(tenants)))["key"]
         with serving(home, key, environment) as server:
             yield server
