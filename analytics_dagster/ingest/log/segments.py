@@ -135,7 +135,10 @@ def segment_bases(folder: Path) -> list[int]:
 def read_header(path: Path) -> SegmentHeader:
     """A segment file's header. Raises IntegrityError; FileNotFoundError when the segment was released."""
     with path.open("rb") as file:
-        return parse_segment(file.read(HEADER_BYTES), path)
+        header = parse_segment(file.read(HEADER_BYTES), path)
+    if header.base != int(path.stem):
+        raise IntegrityError(f"{path} is damaged at offset 0: it has another segment's header; restore the file or {WRITE_OFF}")
+    return header
 
 
 def sync_folder(folder: Path) -> None:

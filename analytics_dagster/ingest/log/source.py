@@ -146,8 +146,9 @@ class FolderSource:
         with contextlib.suppress(FileNotFoundError):
             size = segment_path(self._folder, bases[-1]).stat().st_size
             if committed is None or bases[-1] + size > max(committed, bases[-1] + HEADER_BYTES):
-                # Either a commit is under way, and the writer has the lock, or its writer is gone.
-                with contextlib.suppress(BusyError), _held(self._folder):
+                # Either a commit is under way, and the writer has the lock, or its writer is gone. Who may only read, sees the
+                # rest when somebody who may write has been here.
+                with contextlib.suppress(BusyError, PermissionError), _held(self._folder):
                     recover(self._folder)
         return self._committed.read() or 0
 
@@ -180,14 +181,14 @@ class FolderSource:
             following = bases[at + 1] if at + 1 < len(bases) else None
             limit = end if following is None else read_header(segment_path(self._folder, following)).previous_end
             if after < limit and base < limit:
-                parse = read_header(path)
+                read_header(path)
                 size = path.stat().st_size
                 if base + size < limit:
                     raise IntegrityError(
                         f"{path} is damaged at offset {size}: it ends there, {limit - base - size} committed bytes are missing; "
                         f"restore it or {WRITE_OFF}"
                     )
-                return _Span(path, parse.base, max(after, base + HEADER_BYTES), limit)
+                return _Span(path, base, max(after, base + HEADER_BYTES), limit)
             at += 1
         return None
 
@@ -228,7 +229,7 @@ def _frames(span: _Span, data: pa.Buffer, start: int) -> Iterator[tuple[FrameHea
     """The whole frames in `data`, at least one: what is behind is torn by the window's end, or damaged and the next first."""
     view = memoryview(data)
     at = 0
-    while at < len(data):
+    while at < len(data) or at == 0:
         header = parse_frame(view, at, start + at)
         try:
             if header is None:

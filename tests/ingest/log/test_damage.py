@@ -171,6 +171,17 @@ def test_acknowledged_bytes_that_are_missing_are_named_and_new_ones_still_come_b
     assert values(source(folder), written.after) == [5]
 
 
+def test_a_file_that_bears_another_segments_name_is_found(written: Written, tmp_path: Path) -> None:
+    folder = written.copy(tmp_path / "server-0")
+    log = open_folder(folder)
+    done(log.append(points(5)))
+    log.close()
+    first, second = segments(folder)
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(IntegrityError, match=f"{first} is damaged at offset 0: it has another segment's header"):
+        values(source(folder))
+
+
 def test_a_missing_segment_is_named(written: Written, tmp_path: Path) -> None:
     folder = written.copy(tmp_path / "server-0")
     for number in (5, 6):
