@@ -82,8 +82,9 @@ NOT_YET = (
 """Read and checked, for parts of the platform that are not there yet."""
 
 LAYERS = {
-    "landing": "What arrived, appended and never changed. Not materialized by a step: importing appends, and `arrivals_sensor` "
-    "reports it to Dagster as a materialization.",
+    "landing": "What arrived, appended and never changed. Importing appends, and `arrivals_sensor` reports it to Dagster as a "
+    "materialization. `landing/metrics` and `landing/plays` can be materialized too, which takes what clients sent from the "
+    "[ingest log](../explanation/ingest-log.md); the server and `ingest_log_sensor` do so all the time.",
     "raw": "Each day's arrivals with every key once. Rebuilt from landing whenever asked, with the same rows.",
     "catalogue": "What listeners, tracks, artists and playlists are, as last described. Without partitions; group `catalogue`.",
     "aggregates": "Metric series by hour and by day, one asset for each family of [metrics](metrics.md).",

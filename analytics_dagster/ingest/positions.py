@@ -35,7 +35,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What one source holds that is not consumed: `end - consumed` bytes of a folder, records of a topic."""
+    """A source that holds more than is consumed of it. `left` counts bytes of a folder and records of a topic; of a source that
+    was never consumed it says nothing, because positions need not begin at 0.
+    """
 
     source: str
     consumed: int

@@ -18,6 +18,7 @@ from analytics_dagster.lake.schemas import METRICS, PLAYS
 
 if TYPE_CHECKING:
     from analytics_dagster.ingest.consume import Consumed
+    from analytics_dagster.ingest.log.limits import Backlog
 
 CONSUMED_TABLES = (METRICS, PLAYS)
 
@@ -60,8 +61,7 @@ class ConsumeReport:
 
     consumed: Consumed
     arrived: Mapping[str, Arrived]
-    left: Sequence[Waiting]
-    oldest: dt.datetime | None
+    left: Backlog
 
     def metadata(self, table: str, now: dt.datetime) -> dict[str, Any]:
         """Of one landing table, for the UI."""
@@ -70,17 +70,16 @@ class ConsumeReport:
             "rows": arrived.rows if arrived else 0,
             "tenants": ", ".join(arrived.tenants) if arrived else "none",
             "rows consumed by this run": self.consumed.points if table == METRICS.name else self.consumed.plays,
-            "left in the log": sum(w.left for w in self.left),
-            "seconds behind": max(0.0, round((now - self.oldest).total_seconds(), 1)) if self.oldest else 0.0,
+            "bytes left in the log": self.left.unconsumed_bytes,
+            "seconds behind": max(0.0, round((now - self.left.oldest).total_seconds(), 1)) if self.left.oldest else 0.0,
         }
 
 
 def consume_and_report(installation: Installation, tables: Sequence[str]) -> ConsumeReport:
     """Consume all that is in the log, and take the report of what landed in `tables`."""
     from analytics_dagster.ingest.consume import consume_all
-    from analytics_dagster.ingest.log.open import log_backlog, open_sources
+    from analytics_dagster.ingest.log.open import log_backlog
 
     consumed = consume_all(installation)
     arrived = take_unreported(installation.database, installation.clock.now(), tables)
-    left = waiting(installation.database, open_sources(installation.settings))
-    return ConsumeReport(consumed, {a.table: a for a in arrived}, left, log_backlog(installation.settings).oldest)
+    return ConsumeReport(consumed, {a.table: a for a in arrived}, log_backlog(installation.settings))

@@ -121,7 +121,7 @@ def test_rows_are_reported_once_by_the_step_or_by_the_sensor(here: Ticking) -> N
     metrics, plays = materializations(here, "landing/metrics"), materializations(here, "landing/plays")
     assert [m.metadata["rows"].value for m in metrics] == [2, 1]
     assert [m.metadata["rows"].value for m in plays] == [0, 0]
-    assert metrics[-1].metadata["left in the log"].value == 0
+    assert metrics[-1].metadata["bytes left in the log"].value == 0
 
 
 def test_materializing_one_landing_table_consumes_the_whole_log(here: Ticking) -> None:
