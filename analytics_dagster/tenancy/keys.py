@@ -111,6 +111,8 @@ class _Found:
     record: KeyRecord | None
     digest: str = ""
     statuses: tuple[tuple[str, str], ...] = ()
+    active: frozenset[str] | None = None
+    """The tenants among them that are active; None for a key of every tenant."""
 
 
 class Keys:
@@ -177,11 +179,10 @@ class Keys:
             raise KeyRefusedError("revoked", key_id)
         if record.expires_at is not None and now >= record.expires_at:
             raise KeyRefusedError("expired", key_id)
-        principal = Principal(key_id, record.role, _active(found.statuses) if record.tenants is not None else None, record.name)
-        if principal.tenants is not None and not principal.tenants:
+        if found.active is not None and not found.active:
             raise PermissionDeniedError(_why_none(found.statuses))
         self._used[key_id] = now
-        return principal
+        return Principal(key_id, record.role, found.active, record.name)
 
     def flush_last_used(self) -> int:
         """Write when keys were last used, each at most once a minute. A server calls this every few seconds.
@@ -318,7 +319,8 @@ class Keys:
             statuses = tuple((str(t), str(s)) for t, s in connection.execute(query)) if row is not None else ()
         found = _Found(believed_until, None)
         if row is not None:
-            found = _Found(believed_until, _record(row, tuple(t for t, _ in statuses)), row.digest, statuses)
+            active = None if row.all_tenants else frozenset(t for t, status in statuses if status == TenantStatus.ACTIVE)
+            found = _Found(believed_until, _record(row, tuple(t for t, _ in statuses)), row.digest, statuses, active)
         with self._lock:
             while len(self._found) >= _MOST_REMEMBERED:
                 del self._found[next(iter(self._found))]
@@ -329,10 +331,6 @@ class Keys:
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _active(statuses: tuple[tuple[str, str], ...]) -> frozenset[str]:
-    return frozenset(tenant for tenant, status in statuses if status == TenantStatus.ACTIVE)
 
 
 def _why_none(statuses: tuple[tuple[str, str], ...]) -> str:
