@@ -46,6 +46,18 @@ class Coded:
         texts = [*self.texts.to_pylist(), None]
         return [texts[code] for code in codes.tolist()]
 
+    def said(self) -> tuple[bytes, ...] | None:
+        """All that the column says, as bytes; None where those are not at hand."""
+        texts = self.texts
+        if self.codes is None and texts.null_count:
+            return ()
+        if texts.offset or texts.null_count or not len(texts):
+            return None
+        _, offsets, data = texts.buffers()
+        ends = offsets.slice(0, 4 * (len(texts) + 1)).to_pybytes()
+        size = int.from_bytes(ends[-4:], "little")
+        return (b"" if self.codes is None else self.codes.tobytes(), ends, data.slice(0, size).to_pybytes() if data else b"")
+
 
 def coded(column: pa.Array) -> Coded:
     """A column of strings, whole numbers, truths or any of them dictionary-encoded; numbers and truths become texts."""

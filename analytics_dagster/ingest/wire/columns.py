@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -165,10 +165,10 @@ class _Refusals(Sequence[RowRefusal]):
 
 @dataclass(frozen=True)
 class _Series:
-    """Series by combination of texts: row i has combination `which[i]`, whose series is `numbers[which[i]]`, -1 for none."""
+    """Each row's series, -1 for none; row i has combination `which[i]` of texts, and the combinations that are refused."""
 
+    of_rows: npt.NDArray[np.int32]
     which: Codes
-    numbers: npt.NDArray[np.int32]
     refused: dict[int, RefusedValueError]
 
 
@@ -185,7 +185,7 @@ class _Rows:
         self._series = self._numbered()
 
     def parsed(self) -> Parsed:
-        series = self._series.numbers[self._series.which]
+        series = self._series.of_rows
         bad = (self._ts < EARLIEST_US) | (self._ts > self._admission.latest_us) | ~np.isfinite(self._values)
         if self._series.refused:
             bad |= series < 0
@@ -268,13 +268,33 @@ class _Rows:
     # --- series
 
     def _numbered(self) -> _Series:
-        """The series of every combination of texts that there is."""
-        count = self._table.num_rows
+        """Each row's series, as it is known of a table that said the same, or by combinations of texts."""
         names = self._table.column_names
         kind = next((name for name in ("metric_type", "type") if name in names), None)
         fixed = [self._coded(name) for name in ("tenant_id", kind, "name")]
         labels = self._labels()
-        which, first = combined([*fixed, *labels.values()], count)
+        repeats = cache_of(self._admission.table).repeats
+        said = self._said(fixed, labels) if repeats.are_likely() else None
+        if said is not None and (known := repeats.find(said)) is not None:
+            return _Series(known, known, {})
+        found, all_known = self._by_combination(fixed, labels)
+        if said is not None and all_known:
+            repeats.keep(said, sum(len(part) for column in said[3:] for part in column), found.of_rows)
+        return found
+
+    def _said(self, fixed: Sequence[Coded], labels: dict[str, Coded]) -> tuple[Any, ...] | None:
+        """All that the table says of its series, when it is one tenant's."""
+        if fixed[0].codes is not None:
+            return None
+        columns = [column.said() for column in (*fixed[1:], *labels.values())]
+        if None in columns:
+            return None
+        tenant = _resolved(fixed[0].texts[0].as_py(), self._admission)
+        return (tenant, self._table.num_rows, tuple(labels), *columns)
+
+    def _by_combination(self, fixed: Sequence[Coded], labels: dict[str, Coded]) -> tuple[_Series, bool]:
+        """Each row's series, looked up once for every combination of texts; and whether all were known before."""
+        which, first = combined([*fixed, *labels.values()], self._table.num_rows)
         tenants, kinds, metrics = (column.at(first) for column in fixed)
         texts = [column.at(first) for column in labels.values()]
         resolved = {tenant: _resolved(tenant, self._admission) for tenant in set(tenants)}
@@ -282,15 +302,15 @@ class _Rows:
         known = cache_of(self._admission.table).columns(tuple(labels))
         # zip gives one tuple again and again when nobody keeps it.
         numbers = list(map(known.get, zip(*parts, strict=True)))
+        new = [place for place, number in enumerate(numbers) if number is None]
         refused: dict[int, RefusedValueError] = {}
-        if None in numbers:
-            for place in [place for place, number in enumerate(numbers) if number is None]:
-                numbers[place] = -1
-                try:
-                    numbers[place] = self._new_number(tenants[place], tuple(part[place] for part in parts), tuple(labels))
-                except RefusedValueError as why:
-                    refused[place] = why
-        return _Series(which, np.array(numbers, np.int32), refused)
+        for place in new:
+            numbers[place] = -1
+            try:
+                numbers[place] = self._new_number(tenants[place], tuple(part[place] for part in parts), tuple(labels))
+            except RefusedValueError as why:
+                refused[place] = why
+        return _Series(np.array(numbers, np.int32)[which], which, refused), not new
 
     def _new_number(self, named: str | None, key: tuple[str | None, ...], columns: tuple[str, ...]) -> int:
         resolved, kind, name, *texts = key

@@ -103,10 +103,13 @@ class Repeats:
 
     def keep(self, said: tuple[Hashable, ...], size: int, series: npt.NDArray[np.int32]) -> None:
         """Remember a body; `size` is about the bytes of `said`. The array is shared from now on, so it is closed to writing."""
-        self._bytes += size + series.nbytes
+        size += series.nbytes
+        if size > self._max_bytes:
+            return
+        self._bytes += size
         if self._bytes > self._max_bytes:
             self._known.clear()
-            self._bytes = size + series.nbytes
+            self._bytes = size
         series.flags.writeable = False
         self._known[said] = series
 

@@ -305,6 +305,36 @@ def test_what_was_read_before_changes_nothing():
     assert len(known) == 2
 
 
+texts = st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=3)
+
+
+@settings(max_examples=40)
+@given(st.lists(texts, min_size=1, max_size=20), st.sampled_from([pa.string(), pa.dictionary(pa.int32(), pa.string())]))
+def test_tables_that_nearly_repeat_each_other_are_told_apart(columns, kind):
+    known = SeriesTable()
+    for values in columns:
+        for name in ("name", "k", "l", "tenant_id", "metric_type", "labels"):
+            of_name = {
+                "tenant_id": {"a": "acme", "b": "beta"},
+                "metric_type": {"a": "gauge", "b": "timer"},
+                "labels": {"a": "{}", "b": '{"k": "a"}'},
+            }.get(name, {"a": "a", "b": "b"})
+            made = small(**{"name": ["a"] * len(values), name: pa.array([of_name.get(value or "") for value in values], kind)})
+            found = points_from_table(made, admission("acme", "acme", "beta", table=known), NOW_US)
+            fresh = parsed(made)
+            assert rows(found.points) == rows(fresh.points)
+            assert refusals(found) == refusals(fresh)
+
+
+def test_a_repeated_table_is_still_refused_to_whom_it_is_foreign():
+    known = SeriesTable()
+    made = small(tenant_id=["acme"] * 3, k=["x", "y", "z"])
+    for _ in range(3):
+        assert len(points_from_table(made, admission("acme", table=known), NOW_US).points) == 3
+    with pytest.raises(ForeignTenantError):
+        points_from_table(made, admission("beta", table=known), NOW_US)
+
+
 def test_an_empty_table_holds_nothing():
     assert len(parsed(pa.table({"name": pa.array([], pa.string()), "value": pa.array([], pa.float64())})).points) == 0
 

@@ -450,6 +450,8 @@ def test_repeats_are_bounded_and_not_looked_for_when_there_are_none():
             repeats.keep((number,), 1_000, np.zeros(1, np.int32))
             assert len(repeats._known) <= 10
     assert 500 < tried < 2_000
+    repeats.keep(("too large",), 10_000, np.zeros(1, np.int32))
+    assert repeats.find(("too large",)) is None
     # One repeat, and they are likely again.
     repeats.keep(("again",), 1_000, np.zeros(1, np.int32))
     assert repeats.find(("again",)) is not None
