@@ -49,7 +49,7 @@ class Door:
     operation: Mapping[str, Any]
     refusals: tuple[int, ...] = WRITE_REFUSALS
     refusal: Refusal = as_problem
-    refusal_type: str = "application/problem+json"
+    refusal_types: tuple[str, ...] = ("application/problem+json",)
     # Requests of this route are many: each is told at level debug, and all of them in one line a minute.
     many: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)

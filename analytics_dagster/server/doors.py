@@ -141,7 +141,7 @@ DOORS = (
         take_samples,
         _REMOTE_WRITE,
         refusal=as_text,
-        refusal_type="text/plain",
+        refusal_types=("text/plain",),
     ),
     Door(
         "POST",
@@ -150,7 +150,7 @@ DOORS = (
         take_lines,
         _lines("1", _parameter("db", "Not needed; the name of one of the key's tenants chooses it.")),
         refusal=as_influx,
-        refusal_type="application/json",
+        refusal_types=("application/json",),
     ),
     Door(
         "POST",
@@ -163,7 +163,7 @@ DOORS = (
             _parameter("bucket", "Not needed; the name of one of the key's tenants chooses it."),
         ),
         refusal=as_influx,
-        refusal_type="application/json",
+        refusal_types=("application/json",),
     ),
     Door(
         "POST",
@@ -172,7 +172,7 @@ DOORS = (
         take_data_points,
         _OTLP,
         refusal=as_status,
-        refusal_type="application/json",
+        refusal_types=("application/json", "application/x-protobuf"),
     ),
     Door(
         "POST",
@@ -181,7 +181,7 @@ DOORS = (
         take_listens,
         _LISTENS,
         refusal=as_listenbrainz,
-        refusal_type="application/json",
+        refusal_types=("application/json",),
     ),
     Door(
         "GET",
@@ -191,7 +191,7 @@ DOORS = (
         _TOKEN,
         (400, 421, 500, 503),
         refusal=as_listenbrainz,
-        refusal_type="application/json",
+        refusal_types=("application/json",),
         many=False,
     ),
 )

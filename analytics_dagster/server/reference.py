@@ -20,7 +20,12 @@ router = APIRouter(route_class=GuardedRoute)
 # What Front may answer anywhere.
 _ANYWHERE = (400, 421, 500)
 _WITH_KEY = (401, 403, 404, 503)
-_PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
+_REFUSAL_SCHEMAS: Mapping[str, Mapping[str, str]] = {
+    "application/problem+json": {"$ref": "#/components/schemas/ProblemDocument"},
+    "application/json": {"type": "object"},
+    "application/x-protobuf": {"type": "string", "format": "binary"},
+    "text/plain": {"type": "string"},
+}
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
     "h2{margin:2.5rem 0 .3rem;font-size:1.05rem}code{background:#f3f3f3;padding:.1rem .3rem;border-radius:3px}"
@@ -63,12 +68,12 @@ def document(app: Any) -> dict[str, Any]:
             statuses = _ANYWHERE if operation[PERMISSION] == NONE else (*_ANYWHERE, *_WITH_KEY)
             if "requestBody" in operation:
                 statuses = (*statuses, 408, 413)
-            _add_refusals(operation, statuses, "application/problem+json")
+            _add_refusals(operation, statuses, ("application/problem+json",))
     for door in DOORS:
         operation = {**door.operation, "responses": dict(door.operation["responses"]), **door.extra}
         operation["operationId"] = f"{door.method} {door.path}".lower().replace("/", "_").replace(" ", "")
         operation.update(takes(door.permission))
-        _add_refusals(operation, (*door.refusals, 421, 500), door.refusal_type)
+        _add_refusals(operation, (*door.refusals, 421, 500), door.refusal_types)
         made["paths"].setdefault(door.path, {})[door.method.lower()] = operation
     for operations in made["paths"].values():
         for operation in operations.values():
@@ -87,13 +92,10 @@ def _drop_fastapi_422(operation: dict[str, Any]) -> None:
         del answers["422"]
 
 
-def _add_refusals(operation: dict[str, Any], statuses: tuple[int, ...], media: str) -> None:
-    schema = (
-        _PROBLEM if media == "application/problem+json" else {"type": "string"} if media == "text/plain" else {"type": "object"}
-    )
+def _add_refusals(operation: dict[str, Any], statuses: tuple[int, ...], medias: tuple[str, ...]) -> None:
     for status in sorted(set(statuses)):
         answer = operation["responses"].setdefault(str(status), {"description": HTTPStatus(status).phrase})
-        answer.setdefault("content", {media: {"schema": schema}})
+        answer.setdefault("content", {media: {"schema": _REFUSAL_SCHEMAS[media]} for media in medias})
 
 
 def _problem_schema() -> dict[str, Any]:
