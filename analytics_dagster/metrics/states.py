@@ -106,9 +106,7 @@ def build(measure: Measure) -> list[str]:
         case Aggregation.PERCENTILE:
             return [_build_buckets(expr)]
         case Aggregation.INCREASE:
-            value = _measured(expr, measure.columns[1].type)
-            total = _exact_sum(q(f"{measure.name}_step"), measure.columns[-1].type)
-            return [*_ends("ts", value, "ts", value), f"CASE WHEN count({value}) > 0 THEN coalesce({total}, 0) END"]
+            return _build_increase(measure)
 
 
 def merge(measure: Measure) -> list[str]:
@@ -155,15 +153,21 @@ def read(measure: Measure, *, newest: bool = False) -> str:
 
 
 def stepped(measure: Measure, keys: Sequence[str], relation: str) -> str:
-    """A SELECT of `relation`'s source rows and `<measure>_step`: how much each rose from the one before with equal `keys`."""
-    exact = _exact(f"({measure.expr})", measure.columns[-1].type)
-    before = f"lag({exact}) OVER (PARTITION BY {', '.join(keys)} ORDER BY ts, {exact})"
+    """A SELECT of `relation`'s source rows and, among those with equal `keys` in order of time, how much each rose from the one
+    before (`<measure>_step`) and whether it is the first (`_begins`) or the last (`_ends`).
+    """
+    expr, exact = f"({measure.expr})", _exact(f"({measure.expr})", measure.columns[-1].type)
+    window = f"OVER (PARTITION BY {', '.join(keys)} ORDER BY ts, {exact}, {expr})"
+    before, behind = f"lag({exact}) {window}", f"lead(ts) {window}"
     step = f"CASE WHEN {exact} >= {before} THEN {exact} - {before} WHEN {before} IS NOT NULL THEN {exact} END"
-    alias = q(f"{measure.name}_step")
+    names = [q(f"{measure.name}_{part}") for part in ("step", "begins", "ends")]
+    made = ", ".join(
+        f"{sql} AS {name}" for sql, name in zip((step, f"{before} IS NULL", f"{behind} IS NULL"), names, strict=True)
+    )
     # Only samples go through the window, which sorts: gauges and the like pass by it.
     return (
-        f"SELECT *, {step} AS {alias} FROM {relation} WHERE {exact} IS NOT NULL "
-        f"UNION ALL SELECT *, NULL AS {alias} FROM {relation} WHERE {exact} IS NULL"
+        f"SELECT *, {made} FROM {relation} WHERE {exact} IS NOT NULL "
+        f"UNION ALL SELECT *, {', '.join(f'NULL AS {name}' for name in names)} FROM {relation} WHERE {exact} IS NULL"
     )
 
 
@@ -227,6 +231,15 @@ def _exact(expr: str, state: pa.DataType) -> str:
 def _exact_sum(value: str, state: pa.DataType) -> str:
     # DuckDB's sum of BIGINT is HUGEINT: casting back raises instead of wrapping round.
     return f"CAST(sum({value}) AS {'BIGINT' if pa.types.is_integer(state) else 'DECIMAL(38,9)'})"
+
+
+def _build_increase(measure: Measure) -> list[str]:
+    step, begins, ends = (q(f"{measure.name}_{part}") for part in ("step", "begins", "ends"))
+    first_at, first = (f"max({value}) FILTER (WHERE {begins})" for value in ("ts", f"({measure.expr})"))
+    last_at, last = (f"max({value}) FILTER (WHERE {ends})" for value in ("ts", f"({measure.expr})"))
+    apart = f"{first_at} <> {last_at} OR {first} <> {last}"
+    total = f"CASE WHEN {last_at} IS NOT NULL THEN coalesce({_exact_sum(step, measure.columns[-1].type)}, 0) END"
+    return [f"CASE WHEN {apart} THEN {first_at} END", f"CASE WHEN {apart} THEN {first} END", last_at, last, total]
 
 
 def _ends(first_at: str, first: str, last_at: str, last: str) -> list[str]:
