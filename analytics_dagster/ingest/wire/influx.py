@@ -133,6 +133,8 @@ class _Reading:
     def run(self) -> None:
         rows = self.rows
         for index, (line, careful) in enumerate(_lines(self._body)):
+            if not line:
+                continue
             before = len(rows.numbers)
             try:
                 time = self._careful(line) if careful else self._plain(line)

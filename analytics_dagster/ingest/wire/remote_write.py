@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -231,15 +231,15 @@ class _Reading:
         """A series that is not known, or has not exactly one sample."""
         body, rows = self._body, self.rows
         behind = self._end_of_labels(start, stop)
-        count = 0 if self._by_hand else _usual_samples(body, behind, stop)
-        contents = _Contents() if count else self._contents(behind, stop)
+        ends = () if self._by_hand else _usual_samples(body, behind, stop)
+        contents = _Contents() if ends else self._contents(behind, stop)
         try:
             number = self._number(start, behind, contents.labels)
         except RefusedValueError as error:
             number = _REFUSED
             note(rows.refused, RowRefusal(len(rows.numbers), error.field, error.value, error.reason, body[start:stop]))
-        rows.numbers.extend([number] * count)
-        rows.ends.extend(range(behind + _SAMPLE, stop + 1, _SAMPLE) if count else ())
+        rows.numbers.extend([number] * len(ends))
+        rows.ends.extend(ends)
         for ts_ms, value in zip(contents.ts_ms, contents.values, strict=True):
             rows.add_odd(number, ts_ms, value)
         for at, end in contents.histograms:
@@ -367,12 +367,22 @@ class _Reading:
             rows.add_odd(table.number(tenant, kind, f"{name}_bucket", bucket), sample.ts_ms, count)
 
 
-def _usual_samples(body: bytes, at: int, stop: int) -> int:
-    """How many samples of the usual shape stand from `at` to `stop`; 0 when there is anything else."""
+def _usual_samples(body: bytes, at: int, stop: int) -> Sequence[int]:
+    """Where the samples from `at` to `stop` end, as _Rows has it; nothing when anything is not of the usual shapes."""
     count, rest = divmod(stop - at, _SAMPLE)
-    if rest or body[at:stop:_SAMPLE].count(_SAMPLE_TAG) != count or body[at + 1 : stop : _SAMPLE].count(_SAMPLE - 2) != count:
-        return 0
-    return count
+    if not rest and body[at:stop:_SAMPLE].count(_SAMPLE_TAG) == body[at + 1 : stop : _SAMPLE].count(_SAMPLE - 2) == count:
+        return range(at + _SAMPLE, stop + 1, _SAMPLE)
+    ends = []
+    while at + _ZERO_SAMPLE <= stop and body[at] == _SAMPLE_TAG:
+        if body[at + 1] == _SAMPLE - 2:
+            at += _SAMPLE
+            ends.append(at)
+        elif body[at + 1] == _ZERO_SAMPLE - 2:
+            at += _ZERO_SAMPLE
+            ends.append(-at)
+        else:
+            return ()
+    return ends if at == stop else ()
 
 
 def _decoded(body: bytes, rows: _Rows, admission: Admission) -> RemoteWritten:
