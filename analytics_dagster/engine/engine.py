@@ -41,6 +41,8 @@ Recordable: TypeAlias = Iterable[AnalyticsMetric] | ArrowStream | ArrowArray
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+# Held until they are closed, also when nobody else does: points may wait in them when the program ends.
+_OPENED: set[Engine] = set()
 # What a forked child inherits is its parent's: not used, and never closed: a database connection would say good-bye on the
 # parent's socket.
 _INHERITED: list[object] = []
@@ -102,9 +104,11 @@ class Engine(ABC):
         """Record many without waiting; the future is done when they are durable. Raises BufferFullError: none was taken."""
         return self._submit(data, wait=False).done
 
-    @abstractmethod
     def close(self) -> None:
         """Make durable what waits, and let go of everything. The engine opens again when it is used again."""
+        with self._lock:
+            self._shut()
+            _OPENED.discard(self)
 
     async def aclose(self) -> None:
         """`close` without blocking the event loop."""
@@ -127,6 +131,10 @@ class Engine(ABC):
     @abstractmethod
     def _ready(self) -> bool:
         """Whether a call would neither open nor look up anything."""
+
+    @abstractmethod
+    def _shut(self) -> None:
+        """Close what is opened, if anything is. Called under the lock."""
 
     @abstractmethod
     def _forget(self) -> object:
@@ -152,14 +160,20 @@ class Submitted:
         return cls(0, done)
 
 
+def hold(engine: Engine) -> None:
+    """Keep an engine that has opened something until it is closed."""
+    _OPENED.add(engine)
+
+
 def _forget_in_child() -> None:
     for engine in list(_ENGINES):
         engine._lock = threading.Lock()  # its holder, if it had one, does not exist here
         _INHERITED.append(engine._forget())
+    _OPENED.clear()
 
 
 def _close_all() -> None:
-    for engine in list(_ENGINES):
+    for engine in list(_OPENED):
         engine.close()
 
 

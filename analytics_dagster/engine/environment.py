@@ -13,9 +13,8 @@ class EnvironmentEngine(Engine):
         super().__init__()
         self._chosen: Engine | None = None
 
-    def close(self) -> None:
-        with self._lock:
-            chosen, self._chosen = self._chosen, None
+    def _shut(self) -> None:
+        chosen, self._chosen = self._chosen, None
         if chosen is not None:
             chosen.close()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.clock import Clock, SystemClock
 from analytics_dagster.engine.buffer import Buffer
-from analytics_dagster.engine.engine import Engine, Recordable, Submitted
+from analytics_dagster.engine.engine import Engine, Recordable, Submitted, hold
 from analytics_dagster.engine.portions import append
 from analytics_dagster.engine.row_checks import RowChecks
 from analytics_dagster.errors import NotFoundError, UserError
@@ -56,14 +56,13 @@ class LocalEngine(Engine):
         self._opened: _Opened | None = None
         self._looked = float("-inf")
 
-    def close(self) -> None:
-        with self._lock:
-            opened, self._opened = self._opened, None
-            if opened is not None:
-                opened.buffer.drain()
-                opened.log.close()
-                opened.gate.close()
-                opened.installation.database.dispose()
+    def _shut(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.buffer.drain()
+            opened.log.close()
+            opened.gate.close()
+            opened.installation.database.dispose()
 
     def _ready(self) -> bool:
         return self._opened is not None and time.monotonic() - self._looked < _LOOK_AGAIN_SECONDS
@@ -88,6 +87,7 @@ class LocalEngine(Engine):
         with self._lock:
             if self._opened is None:
                 self._opened = self._really_open()
+                hold(self)
             return self._opened
 
     def _really_open(self) -> _Opened:

@@ -15,7 +15,7 @@ from functools import partial
 
 from analytics_dagster.clock import Clock, SystemClock
 from analytics_dagster.engine.buffer import Buffer
-from analytics_dagster.engine.engine import Engine, Recordable, Submitted
+from analytics_dagster.engine.engine import Engine, Recordable, Submitted, hold
 from analytics_dagster.engine.posting import NO_TENANT, Poster, TooLargeError
 from analytics_dagster.engine.refusals import RefusedPointsError
 from analytics_dagster.engine.row_checks import RowChecks
@@ -98,11 +98,10 @@ class RemoteEngine(Engine):
         self._clock, self._skew = clock or SystemClock(), dt.timedelta(seconds=future_skew)
         self._sending: _Sending | None = None
 
-    def close(self) -> None:
-        with self._lock:
-            sending, self._sending = self._sending, None
-            if sending is not None:
-                sending.close()
+    def _shut(self) -> None:
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.close()
 
     def _ready(self) -> bool:
         return self._sending is not None
@@ -120,6 +119,7 @@ class RemoteEngine(Engine):
                     buffer = Buffer(self._buffer_size)
                     full = min(self._buffer_size, REQUEST_POINTS)
                     self._sending = _Sending(self._poster(), checks, buffer, full, self._flush_after, self._connections)
+                    hold(self)
                 sending = self._sending
         points = sending.checks.points(data, _SCOPE)
         if not len(points):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 
 from analytics_dagster import AnalyticsMetric, LocalEngine, MetricType
 from analytics_dagster.clock import ManualClock
+from analytics_dagster.engine.engine import _close_all
 from analytics_dagster.errors import BufferFullError, LogFullError, NotFoundError, QuotaExceededError, UserError
 from analytics_dagster.ingest.log.interface import Batch
 from analytics_dagster.installation import open_installation
@@ -243,6 +245,16 @@ def test_a_closed_engine_opens_again(engine: LocalEngine, logged: Logged) -> Non
     engine.close()
     engine.record_metric_sync(_metric(2))
     assert _values(logged()) == [1, 2]
+
+
+def test_an_engine_that_nobody_holds_any_more_still_has_its_points_written(
+    home: Path, clock: ManualClock, logged: Logged
+) -> None:
+    done = LocalEngine(home, clock=clock).record_metric_nowait(_metric(1))
+    gc.collect()
+    done.result(60)
+    assert _values(logged()) == [1]
+    _close_all()
 
 
 def test_two_engines_on_one_home_have_a_log_each(home: Path, clock: ManualClock, logged: Logged) -> None:

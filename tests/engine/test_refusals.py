@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics_dagster import AnalyticsMetric, LocalEngine, MetricType, RefusedPointsError
@@ -118,6 +118,7 @@ def test_types_are_known_in_any_case(engine: LocalEngine, logged: Logged) -> Non
     assert {row["type"] for row in logged()} == {"counter"}
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.builds(

@@ -197,7 +197,8 @@ class KafkaLog:
         deadline = time.monotonic() + _DELIVERY_SECONDS
         while True:
             try:
-                self._producers[-1].produce(self._address.topic, message, on_delivery=partial(self._delivered, group))
+                producer = self._producers[-1]
+                producer.produce(self._address.topic, message, on_delivery=partial(self._delivered, producer, group))
                 return
             except BufferError:
                 # librdkafka's own queue is full; the poller empties it.
@@ -205,13 +206,13 @@ class KafkaLog:
                     raise LogFullError("the brokers take nothing; see whether they are up", retry_after=5.0) from None
                 time.sleep(0.01)
 
-    def _delivered(self, group: _Group, error: KafkaError | None, _message: Message) -> None:
+    def _delivered(self, producer: Producer, group: _Group, error: KafkaError | None, _message: Message) -> None:
         failure = None
         if error is not None:
             failure = LogFullError(
                 f"{self._address.topic} at {self._address.brokers} did not take the rows: {error.str()}; see to the brokers"
             )
-            if error.fatal() and len(self._producers[-1]):
+            if error.fatal() and producer is self._producers[-1]:
                 _LOG.error("the Kafka producer failed for good (%s); beginning a new one", error.str())
                 self._producers.append(_producer(self._address))
         self._settle(group, 1, failure)

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analytics_dagster import AnalyticsMetric, LocalEngine
 from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import LogFullError, SettingsError
 from analytics_dagster.ingest.consume import consume
@@ -162,6 +163,14 @@ def test_what_is_consumed_is_landed_once_however_often_it_is_consumed(brokers: s
     assert consume(installation).tenants == frozenset({"tenant_123"})
     landed = installation.lake.tenant("default").table(schemas.landing(schemas.METRICS)).read()
     assert sorted(landed.column("value").to_pylist()) == [float(i) for i in range(100)]
+
+
+def test_a_program_records_into_the_topic_and_its_point_is_landed(brokers: str, topic: str, opened: Open) -> None:
+    installation = opened(analytics_log=f"kafka://{brokers}/{topic}")
+    with LocalEngine(settings=installation.settings, clock=installation.clock) as engine:
+        engine.record_metrics_sync([AnalyticsMetric("cpu", n, installation.clock.now()) for n in range(3)])
+    assert consume(installation).points == 3
+    assert not (installation.settings.analytics_home / "log").exists()
 
 
 def test_the_groups_offset_follows_what_is_consumed_for_those_who_watch_its_lag(brokers: str, topic: str, opened: Open) -> None:
