@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -49,11 +50,14 @@ def test_the_database_holds_nothing_of_a_keys_text_but_its_hash_and_first_charac
     assert made.secret[len(row.key_id) :] not in stored
 
 
-def test_a_mistyped_key_is_refused_before_anything_is_looked_up(keys: Keys, database: Database) -> None:
-    made = keys.create(Role.VIEWER, ["acme"])
-    database.write(lambda c: c.execute(sa.text("DROP TABLE api_keys")))  # a look-up would fail now
-    typo = made.secret[:10] + ("a" if made.secret[10] != "a" else "b") + made.secret[11:]
+def test_a_mistyped_key_is_refused_before_anything_is_looked_up(tmp_path: Path, clock: ManualClock) -> None:
+    empty = Database(f"sqlite:///{tmp_path / 'without-tables.db'}")
+    keys, secret = Keys(empty, clock), new_secret()
+    with pytest.raises(sa.exc.OperationalError):  # what looking up does here
+        keys.authenticate(secret)
+    typo = secret[:10] + ("a" if secret[10] != "a" else "b") + secret[11:]
     assert refused(keys, typo).reason == "malformed"
+    empty.dispose()
 
 
 def test_an_answer_does_not_tell_unknown_from_revoked_or_expired_and_the_reason_does(
