@@ -42,5 +42,5 @@ def derived_tables(extra: Path | None) -> list[TableSchema]:
     from analytics_dagster.orchestration.build import outcomes_table
     from analytics_dagster.quality.scorecard import SCORECARD
 
-    series = [family.table(grain) for family in catalogue(extra).families for grain in ("hour", "day")]
+    series = [family.table(grain) for family in catalogue(extra).families for grain in family.grains]
     return [*series, *(outcomes_table(t) for t in EVENT_TABLES), SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE]
