@@ -105,7 +105,7 @@ class _Rows:
 
     numbers: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    odd: _Odd = field(default_factory=lambda: _Odd())
+    odd: _Odd = field(default_factory=_Odd)
     refused: list[RowRefusal] = field(default_factory=list)
     histograms: int = 0
 
