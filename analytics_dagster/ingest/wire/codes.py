@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analytics_dagster.ingest.points import MAX_LABELS
+
 Codes = npt.NDArray[np.int32]
 
 # Below this many combinations (or twice the rows), a slot for each is faster than hashing.
@@ -87,7 +89,12 @@ def of_maps(column: pa.Array) -> Coded:
         lengths = np.where(column.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
     codes = np.empty(len(column), np.int32)
     texts: list[str] = []
-    for length in np.unique(lengths).tolist():
+    # A row with too many is refused for their number, whatever they are; its one text says no more than that.
+    too_many = lengths > MAX_LABELS
+    if too_many.any():
+        codes[too_many] = len(texts)
+        texts.append("{" + ",".join(f'"l{number}":""' for number in range(MAX_LABELS + 1)) + "}")
+    for length in np.unique(lengths[~too_many]).tolist():
         rows = np.flatnonzero(lengths == length)
         of_rows = pairs[starts[rows][:, np.newaxis] + np.arange(length)]
         which, first = combined([Coded(of_rows[:, place], as_texts) for place in range(length)], len(rows))

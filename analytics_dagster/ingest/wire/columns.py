@@ -7,6 +7,7 @@ one is a label of its own name.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -71,22 +72,19 @@ def _one_chunk(table: pa.Table) -> pa.Table:
 def check_columns(schema: pa.Schema, *, naive: bool = False) -> None:
     """Raise ColumnsError unless a table of this schema can be points; `naive`: times without a zone may be."""
     names = schema.names
-    for name in names:
-        if names.count(name) > 1:
+    labels = _label_columns(schema)
+    if len(labels) > MAX_LABELS:
+        raise ColumnsError(f"{len(labels)} columns are labels; at most {MAX_LABELS} may be")
+    for name, count in (*Counter(names).items(), *Counter(labels).items()):
+        if count > 1:
             raise ColumnsError(f"column {name!r} is there twice")
     for name in ("name", "value"):
         if name not in names:
-            raise ColumnsError(f"column {name!r} is missing; the columns are {', '.join(names) or 'none'}")
+            raise ColumnsError(f"column {name!r} is missing; the columns are {', '.join(names[:20]) or 'none'}")
     if "metric_type" in names and "type" in names:
         raise ColumnsError("column 'type' stands beside 'metric_type', of which it is the short name; give one")
     for field in schema:
         _check_column(field, naive)
-    labels = _label_columns(schema)
-    for name in labels:
-        if labels.count(name) > 1:
-            raise ColumnsError(f"label {name!r} is there twice")
-    if len(labels) > MAX_LABELS:
-        raise ColumnsError(f"{len(labels)} columns are labels; at most {MAX_LABELS} may be")
 
 
 def _check_column(field: pa.Field, naive: bool) -> None:

@@ -121,6 +121,27 @@ def test_more_combinations_than_fit_a_number_are_told_apart():
     assert labels_of(made) == [{f"l{i}": f"v{codes[i, row]}" for i in range(64)} for row in range(500)]
 
 
+def test_a_row_of_a_map_with_too_many_labels_is_refused_and_no_other():
+    made = pa.array([[("a", "x")], [(f"l{i}", "x") for i in range(100_000)], []], pa.map_(pa.string(), pa.string()))
+    found = parsed(small(labels=made))
+    assert refusals(found) == [(1, "labels", "65", "are more than 64")]
+    assert [row.labels for row in rows(found.points)] == [{"a": "x"}, {}]
+
+
+def test_a_table_of_a_great_many_columns_is_refused_at_once():
+    many = pa.schema([("name", pa.string()), ("value", pa.float64()), *((f"l{i}", pa.string()) for i in range(5_000))])
+    with pytest.raises(ColumnsError, match="5000 columns are labels; at most 64"):
+        parsed(many.empty_table())
+    with pytest.raises(ColumnsError, match="column 'name' is missing"):
+        parsed(pa.schema([(f"l{i}", pa.null()) for i in range(5_000)]).empty_table())
+
+
+def test_a_field_of_a_struct_and_a_column_of_its_name_in_full_are_one_label_twice():
+    with pytest.raises(ColumnsError, match=r"column 'labels.a' is there twice"):
+        parsed(small(**{"labels": [{"a": "x"}] * 3, "labels.a": ["y"] * 3}))
+    assert labels_of(small(**{"labels.a": ["x", None, "y"]})) == [{"a": "x"}, {}, {"a": "y"}]
+
+
 def test_a_label_that_comes_twice_refuses_its_row():
     made = small(k=["x", None, "y"], labels=['{"k": "z"}', '{"k": "z"}', "{}"])
     assert refusals(parsed(made)) == [(0, "labels", "k", "is given twice, by a column and in labels")]
