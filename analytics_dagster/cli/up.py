@@ -9,6 +9,7 @@ import typer
 from analytics_dagster.cli.context import installation, interactive
 from analytics_dagster.errors import UserError
 from analytics_dagster.installation import Installation
+from analytics_dagster.tenancy.tenants import DEFAULT_TENANTS
 
 
 def up(
@@ -26,7 +27,8 @@ def up(
     require_free_port(port)
     require_free_port(api_port, "--api-port")
     opened = installation(ctx, create=True)
-    if demo and all(record.demo for record in opened.tenants.records()):
+    # The API registers its default tenants in every home; those are nobody's own.
+    if demo and all(record.demo or record.tenant in DEFAULT_TENANTS for record in opened.tenants.records()):
         _prepare_demo(opened)
     return Supervisor(opened, port, api_port).run(open_browser=browser and interactive(), say=typer.echo)
 

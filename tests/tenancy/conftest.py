@@ -1,4 +1,4 @@
-"""What these tests share: a clock for what is remembered, two tenants, and a PostgreSQL database that is emptied for each test."""
+"""What these tests share: a clock for what is remembered, two tenants, a PostgreSQL database that is emptied for each test."""
 
 from __future__ import annotations
 
