@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analytics_dagster import LocalEngine
+from analytics_dagster import AnalyticsMetric, LocalEngine
 from analytics_dagster.clock import ManualClock
 from analytics_dagster.ingest.log import stream
 from analytics_dagster.ingest.log.interface import Batch
@@ -38,6 +39,27 @@ def batches(home: Path) -> Callable[[], list[Batch]]:
 @pytest.fixture
 def logged(batches: Callable[[], list[Batch]]) -> Logged:
     return lambda: [row for batch in batches() for row in batch.rows.to_pylist()]
+
+
+@pytest.fixture(scope="session")
+def one_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engine") / ".analytics"
+
+
+@pytest.fixture(scope="session")
+def one_engine(one_home: Path) -> Iterator[LocalEngine]:
+    """For tests that only look at rows: opening a home takes longer than they do."""
+    with LocalEngine(one_home, clock=ManualClock(dt.datetime(2026, 3, 10, 6, 0, tzinfo=dt.UTC))) as opened:
+        opened.record_metric_sync(AnalyticsMetric("first", 1, dt.datetime(2026, 3, 10, tzinfo=dt.UTC)))
+        yield opened
+
+
+@pytest.fixture
+def logged_now(one_home: Path, one_engine: LocalEngine) -> Callable[[], list[Batch]]:
+    """Batches of `one_engine` since the test began."""
+    [source] = open_sources(Settings.from_environment(one_home))
+    began = source.end()
+    return lambda: list(source.read(began, 10**9))
 
 
 class HeldDisk:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from analytics_dagster import AnalyticsMetric, LocalEngine, MetricType, RefusedPointsError
 from analytics_dagster.engine.metric_rows import MetricRows, moment_us
 from analytics_dagster.errors import UserError
+from analytics_dagster.ingest.log.interface import Batch
 from analytics_dagster.ingest.points import Admission, SeriesTable, WriteScope
 
 Logged = Callable[[], list[dict[str, Any]]]
@@ -56,6 +57,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "pandas' NaT": ({"timestamp": pd.NaT}, "timestamp", "not a datetime"),
     "a time before all time": ({"timestamp": dt.datetime(1, 1, 1)}, "timestamp", ""),
 }
+
+
+@pytest.fixture
+def engine(one_engine: LocalEngine) -> LocalEngine:
+    return one_engine
+
+
+@pytest.fixture
+def logged(logged_now: Callable[[], list[Batch]]) -> Logged:
+    return lambda: [row for batch in logged_now() for row in batch.rows.to_pylist()]
 
 
 def _metric(**changes: Any) -> AnalyticsMetric:
