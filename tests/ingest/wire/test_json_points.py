@@ -363,16 +363,19 @@ def test_two_objects_on_a_line_are_not_two_rows():
     assert len(found.points) == 1
 
 
-def test_a_body_of_too_many_rows_is_too_large(monkeypatch):
+@pytest.mark.parametrize("counted_from", [0, 1 << 20])
+def test_a_body_of_too_many_rows_is_too_large(monkeypatch, counted_from):
     monkeypatch.setattr(json_points, "MAX_ROWS", 10)
-    monkeypatch.setattr(json_points, "_COUNTED_FROM", 0)
+    monkeypatch.setattr(json_points, "_COUNTED_FROM", counted_from)
     written = [{"name": "a", "value": 1}] * 30
     with pytest.raises(BodyTooLargeError, match="more than 10 rows"):
         parsed(written)
     with pytest.raises(BodyTooLargeError, match="more than 10 rows"):
         parse_ndjson(b"\n".join(map(body, written)), admission(), NOW_US)
-    with pytest.raises(BodyTooLargeError, match="more than 10 rows"):
-        parsed([1] * 200)
+    for elements in (11, 200):
+        with pytest.raises(BodyTooLargeError, match="more than 10 rows"):
+            parsed([1] * elements)
+    assert len(parsed(written[:10]).points) == 10
 
 
 @given(seed=st.integers(0, 10_000))
