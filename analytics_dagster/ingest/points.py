@@ -97,12 +97,17 @@ class SeriesTable:
 
 @dataclass(frozen=True)
 class Points:
-    """Points of one request. Row i is of series `series[i]` in `table`, at `ts[i]` µs since 1970 (UTC), with `values[i]`."""
+    """Points of one request. Row i is of series `series[i]` in `table`, at `ts[i]` µs since 1970 (UTC), with `values[i]`.
+
+    `origin` (at most 64 ASCII characters) names a request that may be sent again: appended twice, row i is the same point twice,
+    of a histogram or timer too.
+    """
 
     table: SeriesTable
     series: npt.NDArray[np.int32]
     ts: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
+    origin: str | None = None
 
     def __len__(self) -> int:
         return len(self.series)

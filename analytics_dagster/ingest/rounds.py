@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analytics_dagster.ingest.identity import SERIES_ID_SQL, point_id_sql
+from analytics_dagster.ingest.identity import SERIES_ID_SQL, place_of, point_id_sql
 from analytics_dagster.ingest.log.interface import PLAYS as LOG_PLAYS
 from analytics_dagster.ingest.log.interface import POINTS, Batch
 from analytics_dagster.lake.compute import connect
@@ -96,11 +96,11 @@ def tenant_rows(read: Sequence[SourceBatches]) -> list[TenantRows]:
             if batch.table == name and batch.rows.num_rows
         ]
         if batches:
-            found += _by_tenant(table, split(_together(batches, read), read))
+            found += _by_tenant(table, split(_together(batches, read)))
     return found
 
 
-def _points(rows: pa.Table, read: Sequence[SourceBatches]) -> pa.Table:
+def _points(rows: pa.Table) -> pa.Table:
     """Sorted by tenant, series and time, with ids."""
     series = np.zeros(rows.num_rows, np.int64)
     for name in ("tenant", "name", "labels", "type"):
@@ -108,8 +108,8 @@ def _points(rows: pa.Table, read: Sequence[SourceBatches]) -> pa.Table:
         series = series * len(texts) + ranks
     order = np.lexsort((_numbers(rows, "ts"), series))
     series, rows = series[order], rows.take(pa.array(order))
-    number = rows.column("source_number").combine_chunks()
-    rows = rows.append_column("source", pa.DictionaryArray.from_arrays(number, pa.array([s.source for s in read])))
+    # Not before: plays have a column of this name.
+    rows = rows.append_column("source", rows.column("place"))
     # One thread, because it gives rows back in their order; `_computed` has one for each slice.
     with connect(threads=1) as connection:
         rows = rows.append_column("series_id", _series_ids(rows, series, connection))
@@ -138,7 +138,7 @@ def _computed(rows: pa.Table, sql: str, connection: duckdb.DuckDBPyConnection) -
         return pa.chunked_array([chunk for chunks in threads.map(compute, parts) for chunk in chunks], pa.string())
 
 
-def _plays(rows: pa.Table, _: Sequence[SourceBatches]) -> pa.Table:
+def _plays(rows: pa.Table) -> pa.Table:
     """Sorted by tenant and time."""
     ranks, _ = _ranked(rows.column("tenant"))
     return rows.take(pa.array(np.lexsort((_numbers(rows, "ts"), ranks))))
@@ -148,7 +148,7 @@ def _by_tenant(table: TableSchema, rows: pa.Table) -> list[TenantRows]:
     """`rows`, in which each tenant's stand together, cut into tenants."""
     ranks, tenants = _ranked(rows.column("tenant"))
     begins = np.flatnonzero(np.concatenate(([True], ranks[1:] != ranks[:-1])))
-    source, position = _numbers(rows, "source_number"), _numbers(rows, "position")
+    source, position = _numbers(rows, "source_number"), _numbers(rows, "batch_position")
     stored = rows.select([*(c.name for c in table.columns), "arrival", "arrival_row"])
     return [
         TenantRows(tenants[ranks[begin]].as_py(), table, stored[begin:end], source[begin:end], position[begin:end])
@@ -162,9 +162,14 @@ def _together(batches: Sequence[tuple[int, Batch]], read: Sequence[SourceBatches
     rows = pa.concat_tables([batch.rows for _, batch in batches]).unify_dictionaries().combine_chunks()
     numbers = np.arange(rows.num_rows)
     source = pa.array(np.repeat([number for number, _ in batches], counts), pa.int32())
+    places = [place_of(read[number].source, batch.position, batch.origin) for number, batch in batches]
+    names = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in places))}
+    place = pa.array(np.repeat([names[name] for name, _ in places], counts), pa.int32())
     added = {
         "source_number": source,
-        "position": pa.array(np.repeat([batch.position for _, batch in batches], counts)),
+        "batch_position": pa.array(np.repeat([batch.position for _, batch in batches], counts)),
+        "place": pa.DictionaryArray.from_arrays(place, pa.array(list(names))),
+        "position": pa.array(np.repeat([position for _, position in places], counts)),
         "row": pa.array(numbers - np.repeat(np.cumsum([0, *counts[:-1]]), counts)),
         "arrival": pa.DictionaryArray.from_arrays(source, pa.array([s.arrival for s in read])),
         "arrival_row": pa.array(numbers),

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analytics_dagster.errors import AnalyticsError
+from analytics_dagster.ingest.identity import place_of
 from analytics_dagster.ingest.log.interface import POINTS, Batch, LogSource
 from analytics_dagster.ingest.points import POINT_ROWS
 from analytics_dagster.lake.schemas import TIMESTAMP
@@ -44,8 +45,9 @@ Codes = npt.NDArray[np.int32]
 class _Block:
     """A batch of points of one source, as arrays."""
 
-    source: str
     position: int
+    place: tuple[str, int]
+    """What ids of observations are made from."""
     dictionaries: tuple[pa.StringArray, ...]
     codes: tuple[Codes, ...]
     ts: Numbers
@@ -171,8 +173,8 @@ def _block(source: str, batch: Batch) -> _Block:
     rows = batch.rows.unify_dictionaries().combine_chunks()
     texts = [rows.column(name).chunk(0) for name in _TEXTS]
     return _Block(
-        source,
         batch.position,
+        place_of(source, batch.position, batch.origin),
         tuple(text.dictionary for text in texts),
         tuple(text.indices.to_numpy() for text in texts),
         rows.column("ts").chunk(0).cast(pa.int64()).to_numpy(),
@@ -184,7 +186,7 @@ def _joined(found: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
     """The chosen rows of all blocks as one table, a chunk for each source and set of dictionaries."""
     groups: dict[tuple[str, tuple[tuple[int, int], ...]], list[tuple[_Block, Numbers]]] = defaultdict(list)
     for block, rows in found:
-        groups[block.source, tuple(_identity(d) for d in block.dictionaries)].append((block, rows))
+        groups[block.place[0], tuple(_identity(d) for d in block.dictionaries)].append((block, rows))
     tables = [_table(source, members) for (source, _), members in groups.items()]
     return pa.concat_tables(tables) if tables else TAIL_ROWS.empty_table()
 
@@ -202,7 +204,7 @@ def _table(source: str, members: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
         pa.array(np.concatenate([block.ts[rows] for block, rows in members])).cast(TIMESTAMP),
         pa.array(np.concatenate([block.values[rows] for block, rows in members])),
         pa.repeat(source, sum(counts)),
-        pa.array(np.repeat(np.array([block.position for block, _ in members], np.int64), counts)),
+        pa.array(np.repeat(np.array([block.place[1] for block, _ in members], np.int64), counts)),
         pa.array(np.concatenate([rows for _, rows in members])),
     ]
     return pa.Table.from_arrays(arrays, schema=TAIL_ROWS)

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -144,6 +144,8 @@ class Service:
 
     def append(self, rows: Points | Plays, origin: str | None = None) -> Future[None]:
         """Give rows to the log; done when they are on disk. Raises LogFullError before anything of them is taken."""
+        if origin is not None and isinstance(rows, Points):
+            rows = replace(rows, origin=origin)
         return self.log.append(rows)
 
     def charge(self, rows: Points | Plays) -> Headers:

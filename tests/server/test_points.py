@@ -13,9 +13,12 @@ import httpx
 import pyarrow as pa
 import pyarrow.ipc
 import pytest
+import sqlalchemy as sa
 import zstandard
 from server.running import Running, wait_for
 
+from analytics_dagster.ingest.consume import consume_all
+from analytics_dagster.lake.state_tables import idempotency_keys
 from analytics_dagster.tenancy.roles import Role
 
 ROUTE = "/analytics/metrics"
@@ -191,6 +194,25 @@ def test_the_same_request_again_gets_the_first_answer_and_is_stored_once(acme: h
     assert figure(acme, name, aggregate="count") == 2
 
 
+def test_a_retry_after_a_crash_between_log_and_answer_stores_observations_once(server: Running, acme: httpx.Client) -> None:
+    name, headers = unique("crashed"), {"Idempotency-Key": uuid.uuid4().hex}
+    body = [{"name": name, "value": 5, "metric_type": "timer"} for _ in range(3)]
+    assert acme.post(ROUTE, json=body, headers=headers).status_code == 202
+
+    def crash(connection: sa.Connection) -> None:
+        # What a worker leaves that dies when the rows are durable and before their answer is kept.
+        mine = idempotency_keys.c.idempotency_key == headers["Idempotency-Key"]
+        connection.execute(idempotency_keys.update().where(mine).values(state="pending", status=None, answer=""))
+
+    server.installation.database.write(crash)
+    again = acme.post(ROUTE, json=body, headers=headers)
+    assert (again.status_code, again.json()) == (202, {"accepted": 3})
+    assert "idempotency-replayed" not in again.headers
+    assert figure(acme, name, aggregate="count") == 3
+    consume_all(server.installation)
+    assert figure(acme, name, aggregate="count") == 3
+
+
 def test_another_body_under_the_same_key_is_refused(acme: httpx.Client) -> None:
     name, headers = unique("other"), {"Idempotency-Key": uuid.uuid4().hex}
     assert acme.post(ROUTE, json={"name": name, "value": 1}, headers=headers).status_code == 202
@@ -221,8 +243,6 @@ def test_an_idempotency_key_that_is_none_is_refused(acme: httpx.Client, key: str
 
 
 def test_figures_stay_the_same_while_the_log_is_consumed(server: Running, acme: httpx.Client) -> None:
-    from analytics_dagster.ingest.consume import consume_all
-
     name = unique("moving")
     acme.post(ROUTE, json=[{"name": name, "value": 1, "labels": {"n": str(n)}} for n in range(100)])
     assert figure(acme, name, aggregate="count") == 100

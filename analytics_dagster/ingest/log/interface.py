@@ -36,11 +36,15 @@ class IngestLog(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """One durable batch. `position` rises within a source; `rows` have POINT_ROWS' columns, or PLAY_ROWS' for plays."""
+    """One durable batch. `position` rises within a source; `rows` have POINT_ROWS' columns, or PLAY_ROWS' for plays.
+
+    `origin` is that of the `Points` which are these rows, alone and in their order, where they had one.
+    """
 
     position: int
     table: str  # POINTS or PLAYS
     rows: pa.Table
+    origin: str | None = None
 
 
 class LogSource(Protocol):

@@ -25,6 +25,8 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 _SERIES_PARTS = ("tenant", "name", "type", "labels")
 _SERIES = pa.schema([pa.field(part, pa.string()) for part in _SERIES_PARTS])
+# Filled up with zeros: what follows stays aligned for Arrow.
+_ORIGIN_BYTES = 64
 _POINTS = pa.schema([pa.field("series", pa.int32()), pa.field("ts", TIMESTAMP), pa.field("value", pa.float64())])
 
 
@@ -79,6 +81,19 @@ class SeriesNumbers:
         for kept, column in zip(parts, (table.tenants, table.names, table.types, table.labels), strict=True):
             kept.extend([column[number] for number in new.tolist()])
         return known[series]
+
+
+def with_origin(origin: str, payload: pa.Buffer) -> pa.Buffer:
+    """Payload of points that have an origin. Raises ValueError for one that does not fit."""
+    name = origin.encode("ascii")
+    if not 0 < len(name) <= _ORIGIN_BYTES:
+        raise ValueError(f"the origin {origin!r} has {len(name)} characters, not 1 to {_ORIGIN_BYTES}")
+    return pa.py_buffer(name.ljust(_ORIGIN_BYTES, b"\0") + memoryview(payload))
+
+
+def split_origin(payload: pa.Buffer) -> tuple[str, pa.Buffer]:
+    """The origin, and the payload of the points alone."""
+    return payload.slice(0, _ORIGIN_BYTES).to_pybytes().rstrip(b"\0").decode("ascii"), payload.slice(_ORIGIN_BYTES)
 
 
 class SegmentSeries:

@@ -37,6 +37,8 @@ class Kind(IntEnum):
     """Series that the segment has not named before; points refer to them by number, counted from the segment's first."""
     POINTS = 2
     PLAYS = 3
+    ORIGINAL_POINTS = 4
+    """Points of one request that has an origin, which stands before them."""
 
 
 class SegmentHeader(NamedTuple):

@@ -23,7 +23,7 @@ from analytics_dagster.clock import Clock
 from analytics_dagster.errors import BusyError, IntegrityError
 from analytics_dagster.ingest.log.folder_lock import acquire
 from analytics_dagster.ingest.log.interface import PLAYS, POINTS, Batch
-from analytics_dagster.ingest.log.payloads import SegmentSeries, decode_plays
+from analytics_dagster.ingest.log.payloads import SegmentSeries, decode_plays, split_origin
 from analytics_dagster.ingest.log.recovery import recover
 from analytics_dagster.ingest.log.segments import (
     COMMITTED,
@@ -219,6 +219,9 @@ class FolderSource:
             try:
                 if header.kind == Kind.POINTS:
                     yield Batch(header.end, POINTS, series.decode(payload))
+                elif header.kind == Kind.ORIGINAL_POINTS:
+                    origin, points = split_origin(payload)
+                    yield Batch(header.end, POINTS, series.decode(points), origin)
                 elif header.kind == Kind.PLAYS:
                     yield Batch(header.end, PLAYS, decode_plays(payload))
             except (ValueError, pa.ArrowInvalid) as error:

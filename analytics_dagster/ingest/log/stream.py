@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from analytics_dagster.clock import Clock
-from analytics_dagster.ingest.log.payloads import SeriesNumbers, encode_plays
+from analytics_dagster.ingest.log.payloads import SeriesNumbers, encode_plays, with_origin
 from analytics_dagster.ingest.log.recovery import recover
 from analytics_dagster.ingest.log.segments import (
     COMMITTED,
@@ -166,11 +166,17 @@ class Stream:
                 buffers.append(bytes(padded(size) - size))
             end, definitions = frame.end, end if kind is Kind.SERIES else definitions
 
-        if points:
-            series, new, rows = self._series.encode(points)
+        # A frame for all that are only points, and one for each request whose rows must be known again.
+        for group in ([p for p in points if p.origin is None], *([p] for p in points if p.origin is not None)):
+            if not group:
+                continue
+            series, new, rows = self._series.encode(group)
             if series is not None:
                 add(Kind.SERIES, new, series)
-            add(Kind.POINTS, sum(map(len, points)), rows)
+            if group[0].origin is None:
+                add(Kind.POINTS, sum(map(len, group)), rows)
+            else:
+                add(Kind.ORIGINAL_POINTS, len(group[0]), with_origin(group[0].origin, rows))
         if plays:
             add(Kind.PLAYS, sum(map(len, plays)), encode_plays(plays))
         return buffers, end, definitions
