@@ -37,6 +37,8 @@ _BATCH_ROWS = 65_536
 COMPACTED_BYTES = 16 * 2**20
 # What a reader of a few series has to read at least: a quarter of the time that groups of a million rows take.
 ROW_GROUP_ROWS = 131_072
+# A dictionary that outgrows this is given up: of values that differ in most rows it takes more than the values themselves.
+_DICTIONARY_BYTES = 128 * 2**10
 
 
 class Lake:
@@ -268,6 +270,7 @@ class Table:
             compression="ZSTD",
             compression_level=1,
             max_row_group_size=ROW_GROUP_ROWS,
+            dictionary_page_size_limit=_DICTIONARY_BYTES,
             # A dictionary of values that hardly repeat costs a fifth of the write and saves nothing.
             column_properties={name: ColumnProperties(dictionary_enabled=False) for name in sorted(unlike & columns)},
         )

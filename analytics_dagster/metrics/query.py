@@ -262,7 +262,7 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
     except ValueError:
         raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
     if grain is Grain.MINUTE and grain not in family.grains:
-        raise UserError(f"metric {metric.name!r} is kept by the hour; minutes are kept of recorded points only")
+        raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
     return grain
 
 

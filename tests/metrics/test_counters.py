@@ -159,9 +159,11 @@ def test_a_range_of_times_takes_the_buckets_that_begin_in_it(figures: Figures) -
         figures.ask("depth", since=ten.replace(tzinfo=None))
 
 
-def test_minutes_are_of_recorded_points_only(figures: Figures) -> None:
+def test_minutes_are_refused_where_they_are_not_kept(figures: Figures) -> None:
     figures.write("plays", [{"ts": "2026-01-31 10:00"}])
-    with pytest.raises(UserError, match="metric 'plays' is kept by the hour; minutes are kept of recorded points only"):
+    with pytest.raises(
+        UserError, match="metric 'plays' is kept by the hour; its semantic model may set time_granularity: minute"
+    ):
         figures.ask("plays", grain="minute")
 
 

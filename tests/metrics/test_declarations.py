@@ -256,3 +256,13 @@ def test_an_empty_file_declares_nothing(declare: Declare) -> None:
 
 def test_the_built_in_files_are_in_the_package() -> None:
     assert {path.name for path in BUILT_IN.glob("*.yaml")} >= {"listening.yaml", "api.yaml", "points.yaml"}
+
+
+def test_a_semantic_model_may_keep_its_minutes(declare: Declare) -> None:
+    kept = MODEL.replace("    owner: me\n", "    owner: me\n    defaults: {time_granularity: minute}\n")
+    family = load_catalogue(declare(kept)).family("own")
+    assert family.grains == (Grain.MINUTE, Grain.HOUR, Grain.DAY)
+    assert family.table(Grain.MINUTE).partition_by is PartitionBy.DAY
+    assert list(family.queries.merges) == [Grain.HOUR, Grain.DAY]
+    with pytest.raises(ValueError, match="listening has no table of grain minute: hours and days are kept"):
+        load_catalogue().family("listening").table(Grain.MINUTE)
