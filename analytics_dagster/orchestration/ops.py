@@ -6,6 +6,7 @@ from analytics_dagster.clock import yesterday
 from analytics_dagster.orchestration.alerting import deliver
 from analytics_dagster.orchestration.housekeeping import keep_house as keep_house_of
 from analytics_dagster.orchestration.resources import Platform
+from analytics_dagster.tenancy.tenants import TenantStatus
 
 
 @dg.op(description="Send what the outbox holds; what cannot be sent now stays due and is tried again.")
@@ -21,7 +22,7 @@ def continue_demo(context: dg.OpExecutionContext, platform: Platform) -> None:
     installation = platform.open()
     until = yesterday(installation.clock)
     for record in installation.tenants.records():
-        if record.demo:
+        if record.demo and record.status is TenantStatus.ACTIVE:  # simulating a removed one would bring it back
             days = simulate_through(installation, record.tenant, until)
             context.log.info("tenant %s: %s", record.tenant, days)
 

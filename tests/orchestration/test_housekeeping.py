@@ -58,3 +58,14 @@ def test_a_removed_tenants_tables_go_with_the_days_and_the_others_sizes_are_note
             day for day in Usage(installation.database, after.clock).days("aurora") if day.day == after.clock.now().date()
         ]
         assert measured.stored_bytes == installation.lake.tenant("aurora").stored_bytes() > 100_000
+
+
+def test_a_demo_tenant_that_was_removed_is_not_simulated_back(copied: Copied, landed_home: Path) -> None:
+    with opened(copied(landed_home)) as home:
+        tenants = home.installation.tenants
+        tenants.set_status("borealis", TenantStatus.REMOVED)
+        assert home.definitions.resolve_job_def("simulate_demo").execute_in_process(instance=home.instance).success
+        assert {record.tenant: record.status for record in tenants.records()} == {
+            "aurora": TenantStatus.ACTIVE,
+            "borealis": TenantStatus.REMOVED,
+        }
