@@ -99,7 +99,7 @@ class Exchange:
             *SECURITY_HEADERS,
             *headers,
         ]
-        if body:
+        if status != 204:
             sent.append((b"content-type", content_type))
         await self.send({"type": "http.response.start", "status": status, "headers": sent})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
