@@ -33,7 +33,7 @@ MOST_ROWS = 4_000_000
 _LOOK_FOR_SOURCES_SECONDS = 0.25
 
 _TEXTS = ("tenant", "name", "type", "labels")
-_PLACE = (("source", pa.string()), ("position", pa.int64()), ("row", pa.int64()))
+_PLACE = (("source", pa.dictionary(pa.int32(), pa.string())), ("position", pa.int64()), ("row", pa.int64()))
 TAIL_ROWS = pa.schema([*POINT_ROWS, *(pa.field(name, kind) for name, kind in _PLACE)])
 """POINT_ROWS, and where in the log a row is."""
 
@@ -183,15 +183,17 @@ def _block(source: str, batch: Batch) -> _Block:
 
 
 def _joined(found: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
-    """The chosen rows of all blocks as one table, a chunk for each source and set of dictionaries."""
-    groups: dict[tuple[str, tuple[tuple[int, int], ...]], list[tuple[_Block, Numbers]]] = defaultdict(list)
+    """The chosen rows of all blocks as one table, a chunk for each set of dictionaries: each chunk costs its reader as much as
+    thousands of rows.
+    """
+    groups: dict[tuple[tuple[int, int], ...], list[tuple[_Block, Numbers]]] = defaultdict(list)
     for block, rows in found:
-        groups[block.place[0], tuple(_identity(d) for d in block.dictionaries)].append((block, rows))
-    tables = [_table(source, members) for (source, _), members in groups.items()]
+        groups[tuple(_identity(d) for d in block.dictionaries)].append((block, rows))
+    tables = [_table(members) for members in groups.values()]
     return pa.concat_tables(tables) if tables else TAIL_ROWS.empty_table()
 
 
-def _table(source: str, members: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
+def _table(members: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
     texts = []
     for place in range(len(_TEXTS)):
         # Of a dictionary that a whole segment shares only what occurs: readers convert all of it.
@@ -199,11 +201,12 @@ def _table(source: str, members: Sequence[tuple[_Block, Numbers]]) -> pa.Table:
         dictionary = members[0][0].dictionaries[place].take(pa.array(used))
         texts.append(pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), dictionary))
     counts = [len(rows) for _, rows in members]
+    sources = pa.array([block.place[0] for block, _ in members]).dictionary_encode()
     arrays = [
         *texts,
         pa.array(np.concatenate([block.ts[rows] for block, rows in members])).cast(TIMESTAMP),
         pa.array(np.concatenate([block.values[rows] for block, rows in members])),
-        pa.repeat(source, sum(counts)),
+        pa.DictionaryArray.from_arrays(pa.array(np.repeat(sources.indices.to_numpy(), counts)), sources.dictionary),
         pa.array(np.repeat(np.array([block.place[1] for block, _ in members], np.int64), counts)),
         pa.array(np.concatenate([rows for _, rows in members])),
     ]
