@@ -11,8 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from analytics_dagster.clock import Clock
 from analytics_dagster.errors import SettingsError, UserError
 from analytics_dagster.ingest.landing import Landing, Refused
@@ -182,11 +180,11 @@ class RefusingSource:
     def _some(self, messages: Iterator[KafkaMessage], most_rows: int) -> _Taken:
         taken = _Taken()
         for message in messages:
-            table, rows, refused = self._taken(message)
+            batch, refused = self._taken(message)
             file = f"{self._reader.place}/{message.position - 1}"
             taken.refused += [Refused(file, row.index + 1, row.field, row.reason, row.original) for row in refused]
-            taken.batches.append(Batch(message.position, table, rows))
-            taken.rows += rows.num_rows
+            taken.batches.append(batch)
+            taken.rows += batch.rows.num_rows
             if taken.rows >= most_rows or len(taken.batches) >= _MESSAGES_AT_ONCE:
                 break
         return taken
@@ -194,20 +192,20 @@ class RefusingSource:
     def _prepare(self) -> None:
         """Called once before each reading."""
 
-    def _taken(self, message: KafkaMessage) -> tuple[str, pa.Table, Sequence[RowRefusal]]:
+    def _taken(self, message: KafkaMessage) -> tuple[Batch, Sequence[RowRefusal]]:
         raise NotImplementedError
 
 
 class LogTopicSource(RefusingSource):
     """A partition of the log's own topic. What no log of ours wrote there stops nobody else's points."""
 
-    def _taken(self, message: KafkaMessage) -> tuple[str, pa.Table, Sequence[RowRefusal]]:
+    def _taken(self, message: KafkaMessage) -> tuple[Batch, Sequence[RowRefusal]]:
         if message.value is None:
-            return POINTS, _EMPTY[POINTS], ()
+            return _nothing(message, POINTS), ()
         try:
-            return *decode_frame(message.value), ()
+            return Batch(message.position, *decode_frame(message.value)), ()
         except ValueError as error:
-            return POINTS, _EMPTY[POINTS], [RowRefusal(0, None, "", f"the message {error}", message.value)]
+            return _nothing(message, POINTS), [RowRefusal(0, None, "", f"the message {error}", message.value)]
 
 
 class ForeignTopicSource(RefusingSource):
@@ -218,19 +216,25 @@ class ForeignTopicSource(RefusingSource):
         self._scope = _TopicScope(self._tenant, frozenset(), self._store.statuses())
         self._now = (self._store.clock.now() - _EPOCH) // _MICROSECOND
 
-    def _taken(self, message: KafkaMessage) -> tuple[str, pa.Table, Sequence[RowRefusal]]:
-        empty = _EMPTY[self._table]
+    def _taken(self, message: KafkaMessage) -> tuple[Batch, Sequence[RowRefusal]]:
+        nothing = _nothing(message, self._table)
         if message.value is None:
-            return self._table, empty, ()
+            return nothing, ()
         # What is refused as too new must be so when it is read again: the message's own time does not pass.
         now = self._now if message.written_us is None else min(message.written_us, self._now)
         admission = Admission(self._series, self._scope, now + self._store.skew_us)
         try:
             if self._table == PLAYS:
                 plays = parse_plays(message.value, admission)
-                return PLAYS, plays.plays.rows, plays.refused
+                return Batch(message.position, PLAYS, plays.plays.rows), plays.refused
             parsed = parse_json(message.value, admission, now)
         except UserError as error:
-            return self._table, empty, [RowRefusal(0, None, "", str(error), message.value)]
-        rows = decode_frame(frames([parsed.points], _NO_LIMIT)[0])[1] if len(parsed.points) else empty
-        return POINTS, rows, parsed.refused
+            return nothing, [RowRefusal(0, None, "", str(error), message.value)]
+        if not len(parsed.points):
+            return nothing, parsed.refused
+        return Batch(message.position, *decode_frame(frames([parsed.points], _NO_LIMIT)[0])), parsed.refused
+
+
+def _nothing(message: KafkaMessage, table: str) -> Batch:
+    """Passes a message of which no row is taken."""
+    return Batch(message.position, table, _EMPTY[table])

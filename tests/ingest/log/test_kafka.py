@@ -252,9 +252,23 @@ def test_without_the_client_library_the_message_says_how_to_get_it(tmp_path: Pat
 def test_frames_hold_every_row_in_order_whatever_their_size(rows: list[tuple[str, str, int, float]], most: int) -> None:
     points = _points(*rows)
     found = [decode_frame(frame) for frame in frames([points], most)]
-    assert {table for table, _ in found} == {POINTS}
-    read = pa.concat_tables([some for _, some in found]).to_pylist()
+    assert {(table, origin) for table, _, origin in found} == {(POINTS, None)}
+    read = pa.concat_tables([some for _, some, _ in found]).to_pylist()
     assert [(row["tenant"], row["name"], row["value"]) for row in read] == [(t, n, v) for t, n, _, v in rows]
+
+
+def test_a_request_that_is_sent_again_is_the_same_observations_however_it_was_cut(brokers: str, topic: str, opened: Open) -> None:
+    installation = opened(analytics_log=f"kafka://{brokers}/{topic}?message.max.bytes=20000")
+    table = SeriesTable()
+    timer = table.number("default", "timer", "request", "{}")
+    rows = np.full(2_000, timer, np.int32), np.full(2_000, NOW_US, np.int64), np.full(2_000, 0.25)
+    log = open_log(installation.settings, installation.clock, "local")
+    for origin in ("a" * 32, "a" * 32, "b" * 64):
+        log.append(Points(table, *rows, origin)).result(PATIENCE)
+    log.close()
+    consume(installation)
+    landed = installation.lake.tenant("default").table(schemas.landing(schemas.METRICS)).read()
+    assert len(set(landed.column("point_id").to_pylist())) == 4_000
 
 
 # --- topics that others write
