@@ -15,11 +15,23 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from analytics_dagster.ingest.points import Admission, RefusedValueError, SeriesTable, WriteScope, canonical_labels, check_name
+from analytics_dagster.ingest.points import (
+    MAX_LABEL_KEY,
+    MAX_LABEL_VALUE,
+    MAX_LABELS,
+    Admission,
+    RefusedValueError,
+    SeriesTable,
+    WriteScope,
+    canonical_labels,
+    check_name,
+)
 
 MAX_CACHE_BYTES = 128 * 2**20
 # An entry beside its label bytes: header of a bytes object, slot of a dictionary, number.
 _ENTRY_BYTES = 160
+# The most labels, the longest, every character a pair of escapes (12 bytes): not worth reading beyond.
+_MAX_LABELS_BYTES = MAX_LABELS * (MAX_LABEL_KEY + MAX_LABEL_VALUE) * 12 + 2**16
 # Bodies in a row that repeat none, after which looking for repeats is given up for nine times as many.
 _TRIES = 200
 
@@ -128,6 +140,8 @@ def cache_of(table: SeriesTable) -> SeriesCache:
 
 def labels_of(raw: bytes) -> Mapping[str, object]:
     """Labels from their JSON; null is none. Raises RefusedValueError for what is no object and for a label given twice."""
+    if len(raw) > _MAX_LABELS_BYTES:
+        raise RefusedValueError("labels", f"{len(raw):,} bytes", f"are larger than {MAX_LABELS} labels can be")
     try:
         found = msgspec.json.decode(raw)
     except UnicodeDecodeError:

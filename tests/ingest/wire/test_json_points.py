@@ -228,6 +228,13 @@ def test_a_bad_row_that_python_would_not_write_is_refused(raw, field, value, rea
     assert the_refusal(raw) == (field, value, reason)
 
 
+def test_the_longest_labels_that_may_be_are_read_and_larger_ones_are_not():
+    longest = {f"l{i:02}".ljust(128, "_"): "\U0001f3b5" * 1_024 for i in range(MAX_LABELS)}
+    assert rows(parsed(POINT | {"labels": longest}).points)[0].labels == longest
+    field, _, reason = the_refusal(POINT | {"labels": {f"l{i}": "x" * 20 for i in range(50_000)}})
+    assert (field, reason) == ("labels", "are larger than 64 labels can be")
+
+
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_numbers_that_are_none_are_refused_by_name_though_they_are_no_json(constant):
     bad = b'{"name": "a", "value": %s}' % constant.encode()
