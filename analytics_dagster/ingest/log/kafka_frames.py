@@ -29,7 +29,7 @@ _ALIGNED = 8
 def frames(rows: Sequence[Points | Plays], most_bytes: int) -> list[bytes]:
     """Messages that hold all of `rows`, each of at most `most_bytes` unless a single row is larger.
 
-    Points that have an origin are alone in theirs. What is cut, is cut alike whenever it comes: the first message keeps the origin
+    Points that have an origin are alone in theirs. What is cut is cut alike whenever it comes: the first part keeps the origin
     and the others have one made from it, so that a request that is sent again is the same points again.
     """
     points = [some for some in rows if isinstance(some, Points)]
