@@ -82,9 +82,9 @@ async def store(service: Service, exchange: Exchange, rows: Points | Plays, atte
     if count == 0:
         return ()
     if attempt is None and count <= SMALL and isinstance(rows, Points):
-        headers = await service.together.store(rows, exchange.key_id)
+        stored = await service.together.store(rows, exchange.key_id)
         exchange.points += count
-        return headers
+        return stored or ()
     headers = service.charge(rows)
     durable = service.append(rows, attempt.origin if attempt else None)
     if attempt is not None:

@@ -14,6 +14,7 @@ from analytics_dagster.server.exchange import JSON, Exchange, Headers
 from analytics_dagster.server.idempotency import Answered, Claim, ClaimKey, body_hash, check_key
 from analytics_dagster.server.intake import Attempt, Sender, inflated, parsed, sender, set_aside, store
 from analytics_dagster.server.problems import Problem, bad_rows, row_errors
+from analytics_dagster.server.together import is_one_object
 from analytics_dagster.tenancy.roles import Permission
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ MEDIA = {
     "application/jsonl": "ndjson",
     ARROW: "arrow",
 }
+_ONE = b'{"accepted":1}'
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -42,6 +44,12 @@ async def take_points(service: Service, exchange: Exchange) -> None:
     if given is not None:
         await _take_once(service, exchange, who, kind, partial, raw, check_key(given.decode("latin-1")))
         return
+    if kind == "json" and b"content-encoding" not in exchange.headers and is_one_object(raw):
+        stored = await service.together.read_and_store(raw, who.scope, exchange.key_id)
+        if stored is not None:
+            exchange.points = 1
+            await exchange.answer(202, _ONE, JSON, stored)
+            return
     result = await _read(service, exchange, who, kind, raw, service.now_us())
     if result.refused:
         await _answer_some(service, exchange, who, result, partial)

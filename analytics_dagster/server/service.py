@@ -21,7 +21,7 @@ import structlog
 
 from analytics_dagster.clock import SystemClock
 from analytics_dagster.errors import BusyError, RetryableError
-from analytics_dagster.ingest.points import MAX_SERIES_KEPT, Admission, Plays, Points, SeriesTable, WriteScope
+from analytics_dagster.ingest.points import MAX_SERIES_KEPT, Admission, Parsed, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
 from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted_networks
 from analytics_dagster.server.exchange import Exchange, Headers
@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 COUNTS = Path("server") / "counts"
 HOUSEKEEPING_SECONDS = 1.0
+_FLUSH_EVERY_SECONDS = 3.0
 _FORGET_EVERY_SECONDS = 600.0
 _MEASURE_EVERY_SECONDS = 30.0
 # A worker that was killed lets go of its place when the kernel is done with it.
@@ -102,10 +103,10 @@ class Service:
         self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock)
         self.directory = Directory(self.installation.tenants)
         self.access = Access(self.keys, self.audit, self.directory, self.threads)
-        self.together = Together(self.log, self.charge)
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)
         self.claims = Claims(database, self.clock, str(settings.analytics_home), self.role)
         self.readers = Readers(self.body_limit)
+        self.together = Together(self.log, self.charge, self._read_lines)
         self.queries = QueryDesk(self.installation)
         self._tasks = [asyncio.create_task(self._keep_house())]
         if settings.analytics_statsd and self.place.number == 0:
@@ -157,6 +158,9 @@ class Service:
             state = self.quotas.admit_rows({entry["values"]: entry["counts"] for entry in counted})
         return rate_headers(state) if state.limit else ()
 
+    def _read_lines(self, body: bytes, scope: WriteScope) -> Parsed:
+        return self.readers.points["ndjson"](body, self.admission(scope), self.now_us())
+
     async def write_counts(self) -> None:
         await self.in_thread(self.counts.write, self.counts.encoded())
 
@@ -177,12 +181,14 @@ class Service:
         )
 
     async def _keep_house(self) -> None:
-        forgot_at = measured_at = time.monotonic()
+        flushed_at = forgot_at = measured_at = time.monotonic()
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
                 await self.write_counts()
-                await self.in_thread(self._flush)
+                if time.monotonic() - flushed_at > _FLUSH_EVERY_SECONDS:
+                    flushed_at = time.monotonic()
+                    await self.in_thread(self._flush)
                 if time.monotonic() - measured_at > _MEASURE_EVERY_SECONDS:
                     measured_at = time.monotonic()
                     await self.in_thread(self._measure)

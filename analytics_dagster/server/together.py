@@ -1,7 +1,7 @@
-"""Small requests made durable together: one charge for each key and one append, while the commit before is on its way.
+"""Small requests made durable together: read, charged and appended as one, while the commit before is on its way.
 
-Ten thousand requests a second of one point each would otherwise be ten thousand look-ups, appends and wake-ups of the loop. A
-request waits for no more than it would anyway: the log commits one batch after the other.
+Ten thousand requests a second of one point each would otherwise be ten thousand readings, look-ups, appends and wake-ups of the
+loop. A request waits for no more than it would anyway: the log commits one batch after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analytics_dagster.errors import AnalyticsError
-from analytics_dagster.ingest.points import Points
+from analytics_dagster.ingest.points import Parsed, Points, WriteScope
 from analytics_dagster.server.exchange import Headers
 
 if TYPE_CHECKING:
@@ -24,103 +24,165 @@ if TYPE_CHECKING:
 # Larger requests go to the log by themselves: copying them costs more than it saves.
 SMALL = 256
 _MOST_ROWS = 20_000
+_LONGEST_OBJECT = 4_096
 
 Charge = Callable[[Points], Headers]
+ReadLines = Callable[[bytes, WriteScope], Parsed]
+Answered = asyncio.Future[Headers | None]
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _Object:
+    """A body that is one JSON object, as it came."""
+
+    body: bytes
+    scope: WriteScope
+    key_id: str
+    answered: Answered
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """Points of one request, or of several objects: one point each."""
+
     points: Points
     key_id: str
-    answered: asyncio.Future[Headers]
+    answered: list[Answered]
+
+
+def is_one_object(body: bytes) -> bool:
+    """Whether a body can stand on one line among others: what begins and ends like an object there cannot complete another."""
+    return len(body) <= _LONGEST_OBJECT and body[:1] == b"{" and body[-1:] == b"}" and b"\n" not in body and b"\r" not in body
 
 
 class Together:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. Only requests of one key are charged together, so that no tenant learns where another stands."""
 
-    def __init__(self, log: IngestLog, charge: Charge) -> None:
+    def __init__(self, log: IngestLog, charge: Charge, read_lines: ReadLines) -> None:
         self._log = log
         self._charge = charge
+        self._read_lines = read_lines
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[_Waiting] = []
+        self._objects: list[_Object] = []
+        self._parcels: list[_Parcel] = []
         self._rows = 0
         self._due = False
         self._under_way = 0
 
-    def store(self, points: Points, key_id: str) -> asyncio.Future[Headers]:
-        """Durable when the future is done; it gives the RateLimit headers, or carries what stood against it.
-
-        Only requests of one key are charged together, so that no tenant learns where another stands.
-        """
-        answered: asyncio.Future[Headers] = self._loop.create_future()
-        self._waiting.append(_Waiting(points, key_id, answered))
+    def store(self, points: Points, key_id: str) -> Answered:
+        """Durable when the future is done; it gives the RateLimit headers, or carries what stood against it."""
+        answered: Answered = self._loop.create_future()
+        self._parcels.append(_Parcel(points, key_id, [answered]))
         self._rows += len(points)
+        self._schedule()
+        return answered
+
+    def read_and_store(self, body: bytes, scope: WriteScope, key_id: str) -> Answered:
+        """As `store`, for a body that `is_one_object`. None: something is the matter with it or another; take it by itself."""
+        answered: Answered = self._loop.create_future()
+        self._objects.append(_Object(body, scope, key_id, answered))
+        self._rows += 1
+        self._schedule()
+        return answered
+
+    def _schedule(self) -> None:
         if not self._due and (not self._under_way or self._rows >= _MOST_ROWS):
             # What came in the same turn of the loop comes along.
             self._due = True
             self._loop.call_soon(self._send)
-        return answered
 
     def _send(self) -> None:
         self._due = False
-        waiting, self._waiting, self._rows = self._waiting, [], 0
-        by_group: dict[tuple[int, str], list[_Waiting]] = {}
-        for one in waiting:
-            by_group.setdefault((id(one.points.table), one.key_id), []).append(one)
-        charged = [(one, headers) for group in by_group.values() for one, headers in self._charged(group)]
+        objects, self._objects = self._objects, []
+        parcels, self._parcels = self._parcels, []
+        self._rows = 0
+        senders: dict[tuple[str, int], list[_Object]] = {}
+        for one in objects:
+            senders.setdefault((one.key_id, id(one.scope)), []).append(one)
+        parcels.extend(parcel for group in senders.values() if (parcel := self._read(group)) is not None)
         # Requests of before and after the series table was replaced cannot be one append.
-        by_table: dict[int, list[tuple[_Waiting, Headers]]] = {}
-        for one, headers in charged:
-            by_table.setdefault(id(one.points.table), []).append((one, headers))
-        for together in by_table.values():
-            self._append(together)
+        by_table: dict[int, list[tuple[_Parcel, Headers]]] = {}
+        for parcel, headers in self._charged(parcels):
+            by_table.setdefault(id(parcel.points.table), []).append((parcel, headers))
+        for charged in by_table.values():
+            self._append(charged)
 
-    def _charged(self, group: list[_Waiting]) -> list[tuple[_Waiting, Headers]]:
+    def _read(self, group: list[_Object]) -> _Parcel | None:
+        """The objects' points, in their order; None when they are not exactly one good point each."""
+        try:
+            parsed = self._read_lines(b"\n".join([one.body for one in group]), group[0].scope)
+        except AnalyticsError:
+            parsed = None
+        if parsed is None or parsed.refused or len(parsed.points) != len(group):
+            for one in group:
+                _give(one.answered, None)
+            return None
+        return _Parcel(parsed.points, group[0].key_id, [one.answered for one in group])
+
+    def _charged(self, parcels: list[_Parcel]) -> list[tuple[_Parcel, Headers]]:
+        by_key: dict[tuple[int, str], list[_Parcel]] = {}
+        for parcel in parcels:
+            by_key.setdefault((id(parcel.points.table), parcel.key_id), []).append(parcel)
+        return [pair for group in by_key.values() for pair in self._charged_of_one_key(group)]
+
+    def _charged_of_one_key(self, group: list[_Parcel]) -> list[tuple[_Parcel, Headers]]:
         try:
             headers = self._charge(_joined(group))
         except AnalyticsError as error:
-            if len(group) == 1:
-                _fail(group[0], error)
-                return []
-            # One of them stands against the others; each is judged alone.
-            return [pair for one in group for pair in self._charged([one])]
-        return [(one, headers) for one in group]
+            if len(group) > 1:
+                # One of them stands against the others; each is judged alone.
+                return [pair for parcel in group for pair in self._charged_of_one_key([parcel])]
+            [parcel] = group
+            for answered in parcel.answered:
+                if len(parcel.answered) > 1:
+                    _give(answered, None)
+                else:
+                    _fail(answered, error)
+            return []
+        return [(parcel, headers) for parcel in group]
 
-    def _append(self, together: list[tuple[_Waiting, Headers]]) -> None:
+    def _append(self, charged: list[tuple[_Parcel, Headers]]) -> None:
         try:
-            durable = self._log.append(_joined([one for one, _ in together]))
+            durable = self._log.append(_joined([parcel for parcel, _ in charged]))
         except AnalyticsError as error:
-            for one, _ in together:
-                _fail(one, error)
+            for parcel, _ in charged:
+                for answered in parcel.answered:
+                    _fail(answered, error)
             return
         self._under_way += 1
 
         def done(future: Future[None]) -> None:
-            self._loop.call_soon_threadsafe(self._done, together, future)
+            self._loop.call_soon_threadsafe(self._done, charged, future)
 
         durable.add_done_callback(done)
 
-    def _done(self, together: list[tuple[_Waiting, Headers]], durable: Future[None]) -> None:
+    def _done(self, charged: list[tuple[_Parcel, Headers]], durable: Future[None]) -> None:
         self._under_way -= 1
         error = durable.exception()
-        for one, headers in together:
-            if error is not None:
-                _fail(one, error)
-            elif not one.answered.done():
-                one.answered.set_result(headers)
-        if self._waiting and not self._due:
+        for parcel, headers in charged:
+            for answered in parcel.answered:
+                if error is not None:
+                    _fail(answered, error)
+                else:
+                    _give(answered, headers)
+        if (self._objects or self._parcels) and not self._due:
             self._send()
 
 
-def _fail(one: _Waiting, error: BaseException) -> None:
-    if not one.answered.done():
-        one.answered.set_exception(error)
+def _give(answered: Answered, headers: Headers | None) -> None:
+    if not answered.done():
+        answered.set_result(headers)
 
 
-def _joined(waiting: list[_Waiting]) -> Points:
-    if len(waiting) == 1:
-        return waiting[0].points
-    points = [one.points for one in waiting]
+def _fail(answered: Answered, error: BaseException) -> None:
+    if not answered.done():
+        answered.set_exception(error)
+
+
+def _joined(parcels: list[_Parcel]) -> Points:
+    points = [parcel.points for parcel in parcels]
+    if len(points) == 1:
+        return points[0]
     return Points(
         points[0].table,
         np.concatenate([p.series for p in points]),
