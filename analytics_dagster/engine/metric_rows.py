@@ -127,19 +127,10 @@ class MetricRows:
             found = self._known.get(key)
             if found is not None:
                 return found
-        number = self.table.number(tenant, check_type(metric.metric_type), check_name(metric.name), _canonical(labels))
+        number = self.table.number(tenant, check_type(metric.metric_type), check_name(metric.name), canonical_labels(labels))
         if key is not None:
             self._known[key] = number
         return number
-
-
-def _canonical(labels: Mapping[str, object]) -> str:
-    text = canonical_labels(labels)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RefusedValueError("labels", ascii(text), "have half of a surrogate pair, which is no text") from None
-    return text
 
 
 def joined(table: SeriesTable, parts: Sequence[Points]) -> Points:

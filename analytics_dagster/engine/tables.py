@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -14,14 +13,12 @@ from analytics_dagster.engine.metric_rows import moment_us
 from analytics_dagster.errors import UserError
 from analytics_dagster.ingest.points import Admission, Parsed
 from analytics_dagster.ingest.wire.columns import points_from_table
+from analytics_dagster.ingest.wire.dict_labels import labels_of_dicts
 from analytics_dagster.ingest.wire.times import LOCAL
 from analytics_dagster.lake.schemas import TIMESTAMP
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_PORTION = 8_192
-_UNSEEN, _NOTHING = -1, -2
 
 
 def arrow_table(data: Any) -> pa.Table:
@@ -71,7 +68,7 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
 
 def _objects(name: str, values: Sequence[object]) -> pa.Array:
     if name == "labels":
-        return _labels(values)
+        return labels_of_dicts(values)
     if name == "timestamp" and all(value is None or isinstance(value, dt.datetime) for value in values):
         micros = [None if value is None or value != value else moment_us(value) for value in values]  # NaT is no time
         return pa.array(micros, pa.int64()).view(TIMESTAMP)
@@ -79,40 +76,3 @@ def _objects(name: str, values: Sequence[object]) -> pa.Array:
         return pa.array(values, from_pandas=True)
     except pa.ArrowException as error:
         raise UserError(f"column {name!r} holds values of several kinds: {error}") from None
-
-
-def _labels(values: Sequence[Any]) -> pa.DictionaryArray:
-    """Dicts (or texts) as JSON, each different one once; what is no dict is left to be refused as such."""
-    known: dict[tuple[object, ...], int] = {}
-    texts: list[str] = []
-    codes = np.empty(len(values), np.int32)
-    for start in range(0, len(values), _PORTION):
-        some = values[start : start + _PORTION]
-        try:
-            found = [known.get((*labels, *labels.values()), _UNSEEN) for labels in some]
-        except (TypeError, AttributeError):
-            found = [_UNSEEN] * len(some)
-        if _UNSEEN in found:
-            found = [_code(some[row], known, texts) if code == _UNSEEN else code for row, code in enumerate(found)]
-        codes[start : start + len(some)] = found
-    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == _NOTHING), pa.array(texts, pa.string()))
-
-
-def _code(labels: Any, known: dict[tuple[object, ...], int], texts: list[str]) -> int:
-    if labels is None or (isinstance(labels, float) and labels != labels):  # pandas has None and NaN for nothing
-        return _NOTHING
-    # True, 1 and 1.0 are one key to a dictionary and three labels to us, so only texts are remembered.
-    if isinstance(labels, dict) and all(isinstance(part, str) for pair in labels.items() for part in pair):
-        key = (*labels, *labels.values())
-        if key in known:
-            return known[key]
-        known[key] = len(texts)
-    texts.append(labels if isinstance(labels, str) else _json(labels))
-    return len(texts) - 1
-
-
-def _json(labels: Any) -> str:
-    try:
-        return msgspec.json.encode(labels, enc_hook=repr).decode()
-    except (TypeError, ValueError):  # no JSON: UnicodeEncodeError is a ValueError; it is refused as what it looks like
-        return msgspec.json.encode(ascii(labels)).decode()

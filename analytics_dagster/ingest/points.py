@@ -7,12 +7,13 @@ whole process shares. What a name, a label or a time may be is decided here and 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -33,6 +34,8 @@ EARLIEST_US = int(dt.datetime.combine(FIRST_DAY, dt.time(), dt.UTC).timestamp())
 
 _LABEL_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _RESERVED = frozenset({"tenant_id", "alertname", "severity"})
+_NO_LABEL_KEY = "is not a label name; use letters, digits and _, beginning with a letter or _"
+_encode = msgspec.json.Encoder().encode
 
 
 class MetricType(StrEnum):
@@ -162,7 +165,7 @@ class WriteScope:
     allowed: frozenset[str]
 
     def resolve(self, named: str | None) -> str:
-        """The tenant of a row that names `named`. Raises ForeignTenantError; RefusedValueError when there is no default either."""
+        """The tenant of a row that names `named`. Raises ForeignTenantError; RefusedValueError when there is no default."""
         if not named:
             if self.default is None:
                 raise RefusedValueError("tenant_id", "", "missing; this key may write for several tenants, so each row names one")
@@ -206,19 +209,29 @@ def canonical_labels(labels: Mapping[str, object]) -> str:
     """Labels as canonical JSON: sorted keys, no spaces, every value text; {} for none. An empty value is no label.
 
     `tenant_id` must have been taken out before. Raises RefusedValueError for a key that is no identifier or is reserved, a value
-    that is not text, a whole number or true or false, and what is too long or too many.
+    that is not text, a whole number or true or false, and what is too long, too many or no Unicode text.
     """
     if len(labels) > MAX_LABELS:
         raise RefusedValueError("labels", len(labels), f"are more than {MAX_LABELS}")
-    text = {key: _label_value(check_label_key(key), value) for key, value in labels.items()}
+    text = {(checked := _label_key(key)): _label_value(checked, value) for key, value in labels.items()}
     kept = {key: text[key] for key in sorted(text) if text[key]}
-    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return _encode(kept).decode()
+    except UnicodeEncodeError:
+        raise RefusedValueError("labels", ascii(kept), "have a character that is not Unicode (a lone surrogate)") from None
 
 
-def check_label_key(key: object) -> str:
-    """`key` itself. Raises RefusedValueError unless it is an identifier that is not reserved."""
-    if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
-        raise RefusedValueError("labels", key, "is not a label name; use letters, digits and _, beginning with a letter or _")
+def _label_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise RefusedValueError("labels", key, _NO_LABEL_KEY)
+    return _checked_label_key(str(key))
+
+
+# A client names the same few labels in all of its series. What is refused is not kept, so nothing here is long.
+@lru_cache(maxsize=4_096)
+def _checked_label_key(key: str) -> str:
+    if not _LABEL_KEY.fullmatch(key):
+        raise RefusedValueError("labels", key, _NO_LABEL_KEY)
     if len(key) > MAX_LABEL_KEY:
         raise RefusedValueError("labels", key, f"is longer than {MAX_LABEL_KEY} characters")
     if is_reserved(key):
@@ -249,7 +262,7 @@ def _label_value(key: str, value: object) -> str:
         raise RefusedValueError(f"labels.{key}", value, "is not text, a whole number or true or false")
     if len(value) > MAX_LABEL_VALUE:
         raise RefusedValueError(f"labels.{key}", value, f"is longer than {MAX_LABEL_VALUE} characters")
-    return value
+    return str(value)
 
 
 def _iso(ts_us: int) -> str:

@@ -165,12 +165,7 @@ def series_number(
     checked = check_name(name)
     if "tenant_id" in labels:
         labels = {key: value for key, value in labels.items() if key != "tenant_id"}
-    canonical = canonical_labels(labels)
-    try:
-        canonical.encode()
-    except UnicodeEncodeError:
-        raise RefusedValueError("labels", ascii(canonical), "have a character that is not Unicode (a lone surrogate)") from None
-    return admission.table.number(tenant, kind, checked, canonical), tenant
+    return admission.table.number(tenant, kind, checked, canonical_labels(labels)), tenant
 
 
 def _tenant(scope: WriteScope, named: str | None, label: object) -> str:
