@@ -47,10 +47,15 @@ class ClaimKey:
 
 @dataclass(frozen=True)
 class Claim:
-    """A request that is this process' to do. `origin` names its rows for ever; `claimed_at` is when it was first tried."""
+    """A request that is this process' to do. `origin` names its rows for ever; `claimed_at` is when it was first tried.
+
+    `again`: somebody had it before, and may have stored its rows. `held` tells this claim from one that takes it over.
+    """
 
     key: ClaimKey
     claimed_at: dt.datetime
+    held: str
+    again: bool = False
 
     @property
     def origin(self) -> str:
@@ -103,17 +108,22 @@ class Claims:
         return self._submit(lambda connection: connection.execute(change) and None)
 
     def release(self, claim: Claim) -> Future[None]:
-        """Forget the claim: nothing was stored, and the client may try again with another body."""
+        """Forget the claim: nothing was stored, and the client may try again with another body.
+
+        One that was taken over is kept: forgotten, its next try would be a new request, and rows stored before would count twice.
+        """
         from analytics_dagster.lake.state_tables import idempotency_keys as table
 
-        change = table.delete().where(*_same(claim.key), table.c.state == _PENDING)
+        if claim.again:
+            return self.abandon(claim)
+        change = table.delete().where(*_held(claim))
         return self._submit(lambda connection: connection.execute(change) and None)
 
     def abandon(self, claim: Claim) -> Future[None]:
         """Leave the claim to a retry: whether the rows became durable is not known."""
         from analytics_dagster.lake.state_tables import idempotency_keys as table
 
-        change = table.update().where(*_same(claim.key), table.c.state == _PENDING).values(answer="")
+        change = table.update().where(*_held(claim)).values(answer="")
         return self._submit(lambda connection: connection.execute(change) and None)
 
     def forget_old(self) -> None:
@@ -130,6 +140,8 @@ class Claims:
 
     def _submit(self, change: Callable[[sa.Connection], Any]) -> Future[Any]:
         future: Future[Any] = Future()
+        # From here on nobody who waits can cancel it, and so nobody can end the thread that sets its result.
+        future.set_running_or_notify_cancel()
         self._waiting.put((change, future))
         return future
 
@@ -191,7 +203,7 @@ class Claims:
                 headers=[retry_after(1)],
             )
         connection.execute(table.update().where(*_same(key)).values(answer=held))
-        return Claim(key, found.created_at)
+        return Claim(key, found.created_at, held, again=True)
 
     def _insert(self, connection: sa.Connection, key: ClaimKey, now: dt.datetime, held: str) -> Claim | Problem:
         """Claim what nobody has. On PostgreSQL another server may have inserted it since the look: then it is in progress."""
@@ -212,7 +224,7 @@ class Claims:
         }
         if connection.execute(insert.values(**values).on_conflict_do_nothing()).rowcount == 0:
             return Problem(409, f"a request with Idempotency-Key {key.key!r} is being worked on", headers=[retry_after(1)])
-        return Claim(key, now)
+        return Claim(key, now, held)
 
     def _free_own(self, connection: sa.Connection) -> None:
         from analytics_dagster.lake.state_tables import idempotency_keys as table
@@ -230,3 +242,10 @@ def _same(key: ClaimKey) -> tuple[sa.ColumnElement[bool], ...]:
         table.c.route == key.route,
         table.c.idempotency_key == key.key,
     )
+
+
+def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    """Its row, unless another has taken it over since."""
+    from analytics_dagster.lake.state_tables import idempotency_keys as table
+
+    return (*_same(claim.key), table.c.state == _PENDING, table.c.answer == claim.held)

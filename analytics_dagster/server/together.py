@@ -111,7 +111,7 @@ class Together:
         """The objects' points, in their order; None when they are not exactly one good point each."""
         try:
             parsed = self._read_lines(b"\n".join([one.body for one in group]), group[0].scope)
-        except AnalyticsError:
+        except Exception:  # whatever it is, each is read by itself then, and learns there what is the matter with it
             parsed = None
         if parsed is None or parsed.refused or len(parsed.points) != len(group):
             for one in group:
@@ -128,23 +128,24 @@ class Together:
     def _charged_of_one_key(self, group: list[_Parcel]) -> list[tuple[_Parcel, Headers]]:
         try:
             headers = self._charge(_joined(group))
-        except AnalyticsError as error:
-            if len(group) > 1:
+        except Exception as error:  # whatever it is (the database is away, say), those who wait must learn of it
+            judged = isinstance(error, AnalyticsError)
+            if judged and len(group) > 1:
                 # One of them stands against the others; each is judged alone.
                 return [pair for parcel in group for pair in self._charged_of_one_key([parcel])]
-            [parcel] = group
-            for answered in parcel.answered:
-                if len(parcel.answered) > 1:
-                    _give(answered, None)
-                else:
-                    _fail(answered, error)
+            for parcel in group:
+                for answered in parcel.answered:
+                    if judged and len(parcel.answered) > 1:
+                        _give(answered, None)
+                    else:
+                        _fail(answered, error)
             return []
         return [(parcel, headers) for parcel in group]
 
     def _append(self, charged: list[tuple[_Parcel, Headers]]) -> None:
         try:
             durable = self._log.append(_joined([parcel for parcel, _ in charged]))
-        except AnalyticsError as error:
+        except Exception as error:  # as above
             for parcel, _ in charged:
                 for answered in parcel.answered:
                     _fail(answered, error)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -73,15 +74,12 @@ class QuotaGate:
         series = points.series if rows is None else points.series[rows]
         if not len(series):
             return RateState()
-        try:
-            with self._lock:
-                return self._admit(points.table, series)
-        except OSError as error:
-            raise LogFullError(f"quotas cannot be noted: {error.strerror}; make room on the disk of the home") from error
+        with self._lock, _disk_full_told():
+            return self._admit(points.table, series)
 
     def admit_rows(self, wanted: Mapping[str, int]) -> RateState:
         """Charge rows that have no series (plays) as so many points, by tenant. Returns and raises as `admit` does."""
-        with self._lock:
+        with self._lock, _disk_full_told():
             self._refresh()
             self._check_stored(wanted)
             return self._charge(wanted)
@@ -137,6 +135,14 @@ class QuotaGate:
         self._until = began + _REMEMBERED_SECONDS
 
 
+@contextmanager
+def _disk_full_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LogFullError(f"quotas cannot be noted: {error.strerror}; make room on the disk of the home") from error
+
+
 class _StoredBytes:
     """What `measure_stored_bytes` wrote last."""
 
@@ -150,5 +156,5 @@ class _StoredBytes:
     def refresh(self) -> None:
         try:
             self._sizes = json.loads(self._path.read_text(encoding="utf-8"))["bytes"]
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # ValueError: a crash of the machine may leave it empty
             self._sizes = {}

@@ -53,6 +53,6 @@ def _read(path: Path) -> tuple[dt.datetime | None, Mapping[str, int]]:
     """When sizes were written last, and what they were."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a crash of the machine may leave it empty
         return None, {}
     return dt.datetime.fromisoformat(found["at"]), found["bytes"]
