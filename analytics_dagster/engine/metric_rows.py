@@ -17,6 +17,7 @@ import numpy.typing as npt
 from analytics_dagster.engine.metric import AnalyticsMetric
 from analytics_dagster.ingest.points import (
     EARLIEST_US,
+    MAX_SERIES_KEPT,
     Admission,
     Parsed,
     Points,
@@ -49,9 +50,9 @@ class MetricRows:
         self._known: dict[_SeriesKey, int] = {}
 
     @property
-    def remembered(self) -> int:
-        """Series, or spellings of them: a client that orders labels in many ways has more of those."""
-        return max(len(self._known), len(self.table))
+    def is_full(self) -> bool:
+        """Whether to begin again: the table is full, or there are as many spellings, as of labels that come in any order."""
+        return self.table.is_full or len(self._known) > MAX_SERIES_KEPT
 
     def points(self, metrics: Sequence[AnalyticsMetric], admission: Admission) -> Parsed:
         """Points of all metrics, or the refusals of those that are not allowed; ForeignTenantError for a tenant that is not."""

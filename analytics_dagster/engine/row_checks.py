@@ -12,7 +12,7 @@ from analytics_dagster.clock import Clock
 from analytics_dagster.engine.metric_rows import MetricRows
 from analytics_dagster.engine.refusals import RefusedPointsError
 from analytics_dagster.errors import UserError
-from analytics_dagster.ingest.points import MAX_SERIES_KEPT, Admission, Parsed, Points, SeriesTable, WriteScope
+from analytics_dagster.ingest.points import Admission, Parsed, Points, SeriesTable, WriteScope
 
 if TYPE_CHECKING:
     from analytics_dagster.engine.engine import Recordable
@@ -65,7 +65,7 @@ class RowChecks:
         return Parsed(rows.renumbered(parsed.points), parsed.refused)
 
     def _rows(self) -> MetricRows:
-        if self._metrics.remembered > MAX_SERIES_KEPT:
+        if self._metrics.is_full:
             self._metrics = MetricRows(SeriesTable())
         return self._metrics
 

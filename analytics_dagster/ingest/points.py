@@ -25,8 +25,10 @@ MAX_NAME = 255
 MAX_LABEL_KEY = 128
 MAX_LABEL_VALUE = 1_024
 MAX_LABELS = 64
-# Mimir's default limit of active series is of this size too; a table that outgrows it is replaced, so that memory is bounded.
+# Mimir's default limit of active series is of this size too. A table that outgrows either is replaced, so that memory is
+# bounded: a million series whose labels are as long as labels may be would be 70 GB.
 MAX_SERIES_KEPT = 1_000_000
+MAX_SERIES_TEXT = 256 * 2**20
 # Rows that one refusal names; a broken client's batch of 10,000 equal mistakes helps nobody.
 MAX_REFUSALS_NAMED = 100
 
@@ -75,6 +77,7 @@ class SeriesTable:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, str, str, str], int] = {}
+        self._text = 0
         self.tenants: list[str] = []
         self.types: list[str] = []
         self.names: list[str] = []
@@ -82,6 +85,11 @@ class SeriesTable:
 
     def __len__(self) -> int:
         return len(self.tenants)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a new table should take its place: it has more series, or more characters of them, than are kept."""
+        return len(self.tenants) > MAX_SERIES_KEPT or self._text > MAX_SERIES_TEXT
 
     def number(self, tenant: str, type_: str, name: str, labels: str) -> int:
         """The number of a series whose parts were checked, added if it is new."""
@@ -93,6 +101,7 @@ class SeriesTable:
             self.types.append(type_)
             self.names.append(name)
             self.labels.append(labels)
+            self._text += len(name) + len(labels)
             # Last: a reader in another thread sees a number only when its parts are there.
             self._numbers[key] = found
         return found

@@ -21,7 +21,7 @@ import structlog
 
 from analytics_dagster.clock import SystemClock
 from analytics_dagster.errors import BusyError, RetryableError
-from analytics_dagster.ingest.points import MAX_SERIES_KEPT, Admission, Parsed, Plays, Points, SeriesTable, WriteScope
+from analytics_dagster.ingest.points import Admission, Parsed, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
 from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted_networks
 from analytics_dagster.server.exchange import Exchange, Headers
@@ -138,7 +138,7 @@ class Service:
 
     def admission(self, scope: WriteScope) -> Admission:
         """What a reader of a wire format needs for one request."""
-        if len(self.series) > MAX_SERIES_KEPT:
+        if self.series.is_full:
             # The readers notice and forget theirs; requests on their way keep the old one alive until they are stored.
             self.series = SeriesTable()
         return Admission(self.series, scope, self.now_us() + self._skew_us)
