@@ -10,8 +10,6 @@ Ids must be the same for ever, on any engine: MD5, microseconds and IEEE 754 bit
 
 from __future__ import annotations
 
-from analytics_dagster.lake.schemas import METRICS
-
 OBSERVED = ("histogram", "timer")
 """Types whose points are observations."""
 
@@ -37,13 +35,3 @@ def place_of(source: str, position: int, origin: str | None) -> tuple[str, int]:
     Of a request that may have been sent again its own name, wherever in the log it came to stand.
     """
     return (source, position) if origin is None else (f"request/{origin}", 0)
-
-
-def point_rows_sql(relation: str) -> str:
-    """A parenthesised SELECT with METRICS' columns from `relation`: POINT_ROWS' columns and source (text), position and row.
-
-    `relation` is a table's name or a parenthesised SELECT. Which tenant's rows it holds is the caller's to say.
-    """
-    made = {"point_id": point_id_sql(), "type": "type::VARCHAR", "name": "name::VARCHAR", "labels": "labels::VARCHAR"}
-    columns = ", ".join(f"{made[c.name]} AS {c.name}" if c.name in made else c.name for c in METRICS.columns)
-    return f"(SELECT {columns} FROM {relation})"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from analytics_dagster.errors import AuthenticationError, ForeignTenantError, NotFoundError, PermissionDeniedError
+from analytics_dagster.errors import AuthenticationError, ForeignTenantError, NotFoundError
 from analytics_dagster.ingest.points import WriteScope
 from analytics_dagster.server.problems import Problem
 from analytics_dagster.tenancy.audit import Audit
@@ -223,10 +223,3 @@ def refuse_secrets_in_query(query: bytes, parameters: Mapping[str, list[str]]) -
         "`Authorization: Token KEY`, and if this was a real key, revoke it",
         kind="key-in-address",
     )
-
-
-def require_reach(principal: Principal, permission: Permission) -> None:
-    """Raises PermissionDeniedError unless the key is for every tenant and may do this."""
-    principal.require(permission)
-    if principal.tenants is not None:
-        raise PermissionDeniedError(f"this takes {permission} for every tenant")

@@ -115,11 +115,6 @@ class InfluxReader:
         return _decoded(reading.rows, unit, admission, now_us)
 
 
-def parse_influx(body: bytes, precision: str | None, admission: Admission, now_us: int) -> InfluxWritten:
-    """One body on its own, with nothing remembered; see InfluxReader."""
-    return InfluxReader().read(body, precision, admission, now_us)
-
-
 class _Reading:
     """One walk over one body, line by line."""
 

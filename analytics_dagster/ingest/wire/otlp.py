@@ -102,11 +102,6 @@ class OtlpReader:
         return _written(reading.rows, admission)
 
 
-def parse_otlp(body: bytes, json: bool, admission: Admission, now_us: int) -> OtlpWritten:
-    """One request on its own, with nothing remembered; see OtlpReader."""
-    return OtlpReader().read(body, json, admission, now_us)
-
-
 def success_answer(written: OtlpWritten, json: bool) -> bytes:
     """An `ExportMetricsServiceResponse`: empty for full success."""
     from google.protobuf.json_format import MessageToJson  # type: ignore[import-untyped]  # has no types of its own

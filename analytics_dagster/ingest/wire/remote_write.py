@@ -158,11 +158,6 @@ class RemoteWriteReader:
         return reading.rows
 
 
-def parse_remote_write(body: bytes, admission: Admission) -> RemoteWritten:
-    """One request on its own, with nothing remembered; see RemoteWriteReader."""
-    return RemoteWriteReader().read(body, admission)
-
-
 class _UnusualShapeError(Exception):
     """Samples were taken for ones of the usual shape and are not."""
 

@@ -12,14 +12,14 @@ from influxdb_client.client.write.point import Point
 from analytics_dagster.errors import ForeignTenantError, UserError
 from analytics_dagster.ingest.wire import refusals
 from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
-from analytics_dagster.ingest.wire.influx import InfluxReader, InfluxWritten, parse_influx
+from analytics_dagster.ingest.wire.influx import InfluxReader, InfluxWritten
 from tests.ingest.wire.arrivals import LATEST_US, NOW, NOW_US, Row, admission, rows
 
 NS = NOW_US * 1_000
 
 
 def taken(text: str | bytes, precision: str | None = None) -> InfluxWritten:
-    return parse_influx(text.encode() if isinstance(text, str) else text, precision, admission(), NOW_US)
+    return InfluxReader().read(text.encode() if isinstance(text, str) else text, precision, admission(), NOW_US)
 
 
 def figures(text: str | bytes, precision: str | None = None) -> dict[str, float]:
@@ -141,10 +141,10 @@ def test_tags_in_any_order_are_one_series() -> None:
 def test_a_tag_names_the_tenant_and_is_taken_out() -> None:
     body = b"m,host=a,tenant_id=acme f=1\nm,tenant_id=other f=2"
 
-    got = parse_influx(body, None, admission("acme", "acme", "other"), NOW_US)
+    got = InfluxReader().read(body, None, admission("acme", "acme", "other"), NOW_US)
     assert [(row.tenant, row.labels) for row in rows(got.parsed.points)] == [("acme", {"host": "a"}), ("other", {})]
     with pytest.raises(ForeignTenantError):
-        parse_influx(body, None, admission("acme"), NOW_US)
+        InfluxReader().read(body, None, admission("acme"), NOW_US)
 
 
 words = st.text(
@@ -170,7 +170,7 @@ def encoded(made: list[Any]) -> bytes:
 
 @given(lines)
 def test_what_the_official_client_writes_is_read_back(made: list[Any]) -> None:
-    got = parse_influx(encoded(made), None, admission(), NOW_US)
+    got = InfluxReader().read(encoded(made), None, admission(), NOW_US)
 
     expected = [
         (f"m{name}_{key}", len(tags), NOW_US + ago * 1_000_000, float(value))
@@ -201,5 +201,5 @@ def test_known_series_and_the_long_way_give_what_unknown_series_gave(made: list[
 
 @given(st.binary(max_size=200) | st.text('m,ta=b f1"\\\n i.', max_size=80).map(str.encode), st.sampled_from([None, "s", "h"]))
 def test_no_bytes_raise_anything(body: bytes, precision: str | None) -> None:
-    got = parse_influx(body, precision, admission(), NOW_US)
+    got = InfluxReader().read(body, precision, admission(), NOW_US)
     assert all(math.isfinite(row.value) for row in rows(got.parsed.points))

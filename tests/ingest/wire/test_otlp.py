@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from analytics_dagster.errors import ForeignTenantError
 from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
-from analytics_dagster.ingest.wire.otlp import OtlpReader, OtlpWritten, error_answer, parse_otlp, success_answer
+from analytics_dagster.ingest.wire.otlp import OtlpReader, OtlpWritten, error_answer, success_answer
 from tests.ingest.wire.arrivals import LATEST_US, NOW_US, Row, admission, rows
 
 NS = NOW_US * 1_000
@@ -58,10 +58,10 @@ def histogram(name: str, temporality: str = CUMULATIVE, **more: Any) -> dict[str
 def taken(document: dict[str, Any], *, tenants: tuple[str, ...] = ("acme",)) -> OtlpWritten:
     """Through JSON and through protobuf, which must agree."""
     body = json.dumps(document).encode()
-    from_json = parse_otlp(body, True, admission("acme", *tenants), NOW_US)
+    from_json = OtlpReader().read(body, True, admission("acme", *tenants), NOW_US)
     message = ExportMetricsServiceRequest()
     ParseDict(without_exemplars(document), message)
-    from_protobuf = parse_otlp(message.SerializeToString(), False, admission("acme", *tenants), NOW_US)
+    from_protobuf = OtlpReader().read(message.SerializeToString(), False, admission("acme", *tenants), NOW_US)
     assert rows(from_json.parsed.points) == rows(from_protobuf.parsed.points)
     assert (from_json.rejected, from_json.message) == (from_protobuf.rejected, from_protobuf.message)
     return from_protobuf
@@ -202,7 +202,7 @@ def test_a_tenant_attribute_names_the_tenant_and_is_taken_out(where: str) -> Non
 
     assert [(row.tenant, row.labels) for row in rows(taken(made, tenants=("acme", "other")).parsed.points)] == [("other", {})]
     with pytest.raises(ForeignTenantError):
-        parse_otlp(json.dumps(made).encode(), True, admission(), NOW_US)
+        OtlpReader().read(json.dumps(made).encode(), True, admission(), NOW_US)
 
 
 def test_json_may_use_the_original_names_unknown_fields_and_exemplars_with_hexadecimal_ids() -> None:
@@ -217,7 +217,7 @@ def test_json_may_use_the_original_names_unknown_fields_and_exemplars_with_hexad
             {"scope_metrics": [{"metrics": [{"name": "g", "gauge": {"data_points": [point]}}], "schemaUrl": "x"}]}
         ]
     }
-    got = parse_otlp(json.dumps(made).encode(), True, admission(), NOW_US)
+    got = OtlpReader().read(json.dumps(made).encode(), True, admission(), NOW_US)
 
     assert [(row.name, row.value) for row in rows(got.parsed.points)] == [("g", 5.0)]
 
@@ -233,7 +233,7 @@ def test_json_may_use_the_original_names_unknown_fields_and_exemplars_with_hexad
 )  # fmt: skip
 def test_json_that_is_no_request_is_unreadable(body: bytes) -> None:
     with pytest.raises(UnreadableBodyError):
-        parse_otlp(body, True, admission(), NOW_US)
+        OtlpReader().read(body, True, admission(), NOW_US)
 
 
 def test_nesting_is_bounded() -> None:
@@ -245,14 +245,14 @@ def test_nesting_is_bounded() -> None:
     body = b"\x0a" + _size(len(resource)) + resource
     body = b"\x0a" + _size(len(body)) + body
     with pytest.raises(UnreadableBodyError):
-        parse_otlp(body, False, admission(), NOW_US)
+        OtlpReader().read(body, False, admission(), NOW_US)
     deep = {"key": "k", "value": {"stringValue": "x"}}
     for _ in range(60):
         deep = {"key": "k", "value": {"kvlistValue": {"values": [deep]}}}
     made = request(gauge("g"))
     made["resourceMetrics"][0]["resource"]["attributes"] = [deep]
     with pytest.raises(UnreadableBodyError):
-        parse_otlp(json.dumps(made).encode(), True, admission(), NOW_US)
+        OtlpReader().read(json.dumps(made).encode(), True, admission(), NOW_US)
 
 
 def _size(value: int) -> bytes:
@@ -276,7 +276,7 @@ def test_nested_attributes_become_json() -> None:
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_raise_anything_else(body: bytes, as_json: bool) -> None:
     with contextlib.suppress(UnreadableBodyError, ForeignTenantError):
-        parse_otlp(body, as_json, admission(), NOW_US)
+        OtlpReader().read(body, as_json, admission(), NOW_US)
 
 
 keys = st.sampled_from(["a", "b.c", "d_e", "f"])

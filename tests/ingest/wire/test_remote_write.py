@@ -14,7 +14,7 @@ from analytics_dagster.errors import ForeignTenantError
 from analytics_dagster.ingest.points import Points, SeriesTable
 from analytics_dagster.ingest.wire import refusals as refusals_of_bodies
 from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
-from analytics_dagster.ingest.wire.remote_write import RemoteWriteReader, RemoteWritten, parse_remote_write
+from analytics_dagster.ingest.wire.remote_write import RemoteWriteReader, RemoteWritten
 from tests.ingest.wire.arrivals import LATEST_US, NOW_MS, Row, admission, rows
 from tests.ingest.wire.prometheus_messages import write_request
 
@@ -28,7 +28,7 @@ def series(name: str | None, *samples: tuple[float, int], **labels: str) -> dict
 
 
 def written(*made: dict[str, Any], **more: Any) -> RemoteWritten:
-    return parse_remote_write(write_request(*made, **more), admission())
+    return RemoteWriteReader().read(write_request(*made, **more), admission())
 
 
 def refusals(*made: dict[str, Any]) -> list[tuple[int, str | None, str]]:
@@ -77,7 +77,7 @@ several_series = st.lists(
 def test_what_the_official_encoder_writes_is_read_back(made: list[Any]) -> None:
     body = write_request(*({"labels": {"__name__": f"m{n}", **ls}, "samples": ss} for n, ls, ss in made))
 
-    got = rows(parse_remote_write(body, admission()).parsed.points)
+    got = rows(RemoteWriteReader().read(body, admission()).parsed.points)
 
     expected = [(f"m{name}", len(labels), ts * 1_000, value) for name, labels, samples in made for value, ts in samples]
     assert [(row.name, len(row.labels), row.ts, row.value) for row in got] == expected
@@ -91,7 +91,7 @@ def test_known_series_give_what_unknown_ones_gave(made: list[Any], changes: int)
     first = reader.read(body, admitted)
     for _ in range(changes):
         assert same(reader.read(body, admitted), first)
-    assert same(parse_remote_write(body, admission(table=admitted.table)), first)
+    assert same(RemoteWriteReader().read(body, admission(table=admitted.table)), first)
 
 
 @given(several_series, st.data())
@@ -121,7 +121,7 @@ def test_damaged_bodies_are_refused_as_unreadable_or_read_alike_with_and_without
 @given(st.binary(max_size=300))
 def test_no_bytes_at_all_raise_anything_else(body: bytes) -> None:
     with contextlib.suppress(UnreadableBodyError, ForeignTenantError):
-        parse_remote_write(body, admission())
+        RemoteWriteReader().read(body, admission())
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_no_bytes_at_all_raise_anything_else(body: bytes) -> None:
 )
 def test_malformed_protobuf_is_refused(body: bytes) -> None:
     with pytest.raises(UnreadableBodyError, match="protobuf"):
-        parse_remote_write(body, admission())
+        RemoteWriteReader().read(body, admission())
 
 
 def test_fields_that_are_not_known_are_skipped() -> None:
     body = write_request(series("up"))
     unknown = b"\x7a\x03abc" + b"\x80\x01\x07" + b"\x89\x01" + bytes(8) + b"\x95\x01" + bytes(4)
 
-    assert [row.name for row in rows(parse_remote_write(unknown + body + unknown, admission()).parsed.points)] == ["up"]
+    assert [row.name for row in rows(RemoteWriteReader().read(unknown + body + unknown, admission()).parsed.points)] == ["up"]
 
 
 def test_a_sample_with_its_fields_the_other_way_round_is_the_same_sample() -> None:
@@ -192,8 +192,8 @@ def test_labels_behind_the_samples_count_as_well() -> None:
     behind = before[2:split] + before[split + 12 :] + label
     body = b"\x0a" + bytes([len(behind)]) + behind
 
-    assert rows(parse_remote_write(body, admission()).parsed.points) == rows(
-        parse_remote_write(before, admission()).parsed.points
+    assert rows(RemoteWriteReader().read(body, admission()).parsed.points) == rows(
+        RemoteWriteReader().read(before, admission()).parsed.points
     )
 
 
@@ -221,7 +221,7 @@ def test_a_series_that_breaks_the_rules_is_refused_with_its_reason(labels: list[
 def test_text_that_is_not_utf_8_is_refused() -> None:
     body = write_request(series("up", job="api")).replace(b"api", b"a\xffi")
     with pytest.raises(UnreadableBodyError, match="UTF-8"):
-        parse_remote_write(body, admission())
+        RemoteWriteReader().read(body, admission())
 
 
 def test_names_and_labels_are_brought_into_the_grammar_of_labels() -> None:
@@ -277,7 +277,7 @@ def test_a_new_series_table_is_noticed() -> None:
 
 
 def test_a_key_for_several_tenants_must_have_each_series_name_one() -> None:
-    got = parse_remote_write(write_request(series("up", tenant_id="a"), series("up")), admission(None, "a", "b"))
+    got = RemoteWriteReader().read(write_request(series("up", tenant_id="a"), series("up")), admission(None, "a", "b"))
 
     assert [row.tenant for row in rows(got.parsed.points)] == ["a"]
     assert [each.field for each in got.parsed.refused] == ["tenant_id"]
@@ -390,7 +390,7 @@ def test_a_stale_histogram_is_ignored() -> None:
 def test_no_bytes_in_place_of_a_histogram_raise_anything_else(raw: bytes) -> None:
     inner = b"\x0a\x0d\x0a\x08__name__\x12\x01h" + b"\x22" + bytes([len(raw)]) + raw
     try:
-        got = parse_remote_write(b"\x0a" + bytes([len(inner) & 0x7F | 0x80, len(inner) >> 7]) + inner, admission())
+        got = RemoteWriteReader().read(b"\x0a" + bytes([len(inner) & 0x7F | 0x80, len(inner) >> 7]) + inner, admission())
     except UnreadableBodyError:
         return
     assert np.isfinite(got.parsed.points.values).all()
