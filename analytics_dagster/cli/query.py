@@ -40,14 +40,18 @@ def query(
     tenant: Annotated[str, typer.Option(help="Tenant whose figures are asked for.")],
     from_: Annotated[str | None, typer.Option("--from", help="First day (UTC), as 2026-01-31. Default: the first.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Last day (UTC), included. Default: the last.")] = None,
-    grain: Annotated[Grain, typer.Option(help="Length of a bucket; weeks begin on Monday. minute: of recorded points.")] = Grain.DAY,
+    grain: Annotated[
+        Grain, typer.Option(help="Length of a bucket; weeks begin on Monday. minute: of recorded points.")
+    ] = Grain.DAY,
     by: Annotated[list[str] | None, typer.Option(help="Split by this dimension or label; may be repeated.")] = None,
     where: Annotated[
         list[str] | None, typer.Option(help='Condition on a dimension: country="US", with = != =~ !~; may be repeated.')
     ] = None,
     aggregate: Annotated[
         str | None,
-        typer.Option(help="Of recorded points: avg, sum, min, max, last, count, increase, rate, p50, p95, p99. Default: by type."),
+        typer.Option(
+            help="Of recorded points: avg, sum, min, max, last, count, increase, rate, p50, p95, p99. Default: by type."
+        ),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="arrow is an IPC stream.")] = Format.TABLE,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What `analytics up` keeps running: Dagster (webserver, daemon, code server) and the HTTP API as children, and the alert loop here.
+"""What `analytics up` keeps running: Dagster (webserver, daemon, code server) and the HTTP API as children, and the alert loop.
 
 The loop judges as soon as something was published and delivers as soon as something is due, so that a page does not wait
 for Dagster's sensor loop, run queue and process start (3 to 11 s). It shares every function with the sensors; both may

@@ -90,8 +90,14 @@ class _Sender(threading.Thread):
         self.next = numbers[-1] + self.step
         points = [{"name": "numbered", "metric_type": "timer", "value": n, "timestamp": time.time()} for n in numbers]
         body = json.dumps(points).encode()
-        head = f"POST /analytics/metrics HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer {self.key}\r\n"
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        head = [
+            "POST /analytics/metrics HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            f"Authorization: Bearer {self.key}",
+            f"Content-Length: {len(body)}",
+        ]
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
         answer = b""
         while b"\r\n\r\n" not in answer:
             got = connection.recv(65_536)
