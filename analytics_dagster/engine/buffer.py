@@ -56,7 +56,9 @@ class Buffer:
                 self._line.append(call)
                 return call.done
             self._used += call.room
-        self._start(call)
+        if not self._start(call):
+            # Others may have come to stand in line for its room meanwhile.
+            self._advance()
         return call.done
 
     def drain(self) -> None:
@@ -64,17 +66,19 @@ class Buffer:
         with self._empty:
             self._empty.wait_for(lambda: not self._line and not self._used)
 
-    def _start(self, call: _Call) -> None:
+    def _start(self, call: _Call) -> bool:
+        """Send a call that has room. False when it gave its room back at once."""
         if not call.done.set_running_or_notify_cancel():
             self._give_back(call)
-            return
+            return False
         try:
             sent = call.send()
         except Exception as error:  # whatever it is, it is the caller's to see
             self._give_back(call)
             call.done.set_exception(error)
-            return
+            return False
         sent.add_done_callback(partial(self._finish, call))
+        return True
 
     def _finish(self, call: _Call, sent: Future[None]) -> None:
         # Room first: whoever sees the call done may record again at once.

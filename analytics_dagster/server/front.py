@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:@+-]{1,128}")
 # FastAPI's routes take small JSON documents.
 _SMALL_BODY = 64 * 2**10
+_SMALL_BODY_SECONDS = 10
 # Refusals told in full each second; a client that is refused ten thousand times a second is told of once a minute.
 _REFUSALS_TOLD = 20
 _UNKNOWN_ROUTE = "(none)"
@@ -101,7 +102,12 @@ class Front:
         """FastAPI's routes: a small body that is read before, and our headers on the answer."""
         body = b""
         if exchange.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await exchange.body(_SMALL_BODY)
+            try:
+                # Before anybody asked for a key: who sends nothing must not hold a place for ever.
+                async with asyncio.timeout(_SMALL_BODY_SECONDS):
+                    body = await exchange.body(_SMALL_BODY)
+            except TimeoutError:
+                raise Problem(408, f"the body did not arrive within {_SMALL_BODY_SECONDS} s") from None
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> MutableMapping[str, Any]:

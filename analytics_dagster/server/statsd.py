@@ -54,7 +54,10 @@ class StatsdListener(asyncio.DatagramProtocol):
         """Flush until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception as error:  # the database may be away for a while; what is added up waits, within its bounds
+                log.error("statsd points are not flushed and will be tried again", exc_info=error)
 
     async def flush(self) -> None:
         """Make durable what was added up. What a full log or a quota refuses is lost, as UDP loses it; the log says so."""

@@ -129,3 +129,19 @@ def test_a_loop_that_was_closed_meanwhile_harms_nobody() -> None:
     assert call.done()
     assert not waiting.done()
     waiting.get_coro().close()  # type: ignore[union-attr]  # what a task that was never finished leaves behind
+
+
+def test_a_call_that_fails_at_once_leaves_nobody_behind_it_in_line() -> None:
+    buffer, log = Buffer(10), HandLog()
+    behind: list[Future[None]] = []
+
+    def fails() -> Future[None]:
+        # Another thread records while the log is still being asked.
+        behind.append(buffer.submit(10, lambda: log.append(2, 10), wait=True))
+        raise LogFullError("full")
+
+    with pytest.raises(LogFullError):
+        buffer.submit(10, fails, wait=True).result(0)
+    log.commit(0)
+    assert behind[0].result(0) is None
+    buffer.drain()
