@@ -70,12 +70,24 @@ class Purge:
     def _delete_rows(self, tenant: str) -> int:
         from analytics_dagster.lake.state_tables import metadata, tenants
 
+        self.database.write(self._keep_highest_note)
         deleted = 0
         for table in metadata.sorted_tables:
             if "tenant" in table.c and table.name not in KEPT_TABLES and table is not tenants:
                 while some := self.database.write(partial(_delete_some, table=table, tenant=tenant)):
                     deleted += some
         return deleted
+
+    def _keep_highest_note(self, connection: sa.Connection) -> None:
+        """Put a note of nobody behind those that go: SQLite gives the highest id + 1, and what was told of arrivals is
+        remembered by id, so a note that got a deleted one's would never be told.
+        """
+        from analytics_dagster.lake.state_tables import arrivals
+
+        nobodys = {"tenant": "", "table_name": "", "day": None, "rows": 0, "arrival": "purge"}
+        made = connection.execute(arrivals.insert().values(**nobodys, arrived_at=self.clock.now())).inserted_primary_key
+        assert made is not None
+        connection.execute(arrivals.delete().where(arrivals.c.tenant == "", arrivals.c.id < made[0]))
 
     def _finish(self, connection: sa.Connection, tenant: str, rows: int) -> None:
         from analytics_dagster.lake.state_tables import tenants

@@ -180,6 +180,18 @@ def steps() -> Iterator[int]:
     yield from range(1, 3 * len(OF_TENANTS) + len(TENANT_FOLDERS) + 3, 3)
 
 
+def test_the_id_of_a_deleted_note_does_not_come_again(place: Place) -> None:
+    place.fill(metadata.tables["arrivals"], "acme")
+    with place.database.read() as connection:
+        newest = connection.execute(sa.select(sa.func.max(metadata.tables["arrivals"].c.id))).scalar_one()
+    place.tenants.set_status("acme", TenantStatus.REMOVED)
+    place.clock.advance(GRACE)
+    assert place.purge() == ["acme"]
+    place.fill(metadata.tables["arrivals"], "globex")
+    with place.database.read() as connection:
+        assert connection.execute(sa.select(sa.func.max(metadata.tables["arrivals"].c.id))).scalar_one() > newest
+
+
 def test_a_purge_that_is_killed_anywhere_goes_on_where_it_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.tenants.set_status("acme", TenantStatus.REMOVED)
     place.clock.advance(GRACE)
