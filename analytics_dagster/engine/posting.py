@@ -153,8 +153,11 @@ def _refuse(url: str, answer: httpx.Response, rows: int) -> NoReturn:
     if status == 403 and str(problem.get("type", "")).endswith("foreign-tenant"):
         raise ForeignRowsError(told)
     kinds: dict[int, type[UserError]] = {
-        401: AuthenticationError, 403: PermissionDeniedError, 404: NotFoundError, 413: TooLargeError,
-    }  # fmt: skip
+        401: AuthenticationError,
+        403: PermissionDeniedError,
+        404: NotFoundError,
+        413: TooLargeError,
+    }
     raise kinds.get(status, UserError)(told)
 
 

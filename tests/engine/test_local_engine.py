@@ -57,8 +57,13 @@ def test_a_point_is_in_the_log_when_the_await_returns(engine: LocalEngine, logge
 
     [row] = asyncio.run(record())
     assert row == {
-        "tenant": "tenant_123", "name": "cpu", "type": "timer", "labels": '{"region":"eu"}', "ts": NOW, "value": 0.5,
-    }  # fmt: skip
+        "tenant": "tenant_123",
+        "name": "cpu",
+        "type": "timer",
+        "labels": '{"region":"eu"}',
+        "ts": NOW,
+        "value": 0.5,
+    }
 
 
 def test_a_point_that_names_no_tenant_is_of_default_and_of_now(home: Path, logged: Logged) -> None:

@@ -120,8 +120,13 @@ def test_labels_that_are_equal_to_python_stay_apart(engine: LocalEngine, logged:
     engine.record_metrics_sync(some * 5)
     engine.record_metrics_sync(some)
     assert [row["labels"] for row in logged()[-6:]] == [
-        '{"a":"1"}', '{"a":"1"}', '{"a":"true"}', '{"a":"true"}', '{"a":"0"}', '{"a":"false"}',
-    ]  # fmt: skip
+        '{"a":"1"}',
+        '{"a":"1"}',
+        '{"a":"true"}',
+        '{"a":"true"}',
+        '{"a":"0"}',
+        '{"a":"false"}',
+    ]
 
 
 def test_types_are_known_in_any_case(engine: LocalEngine, logged: Logged) -> None:

@@ -114,9 +114,13 @@ def test_a_point_is_taken_when_the_await_returns(engine: RemoteEngine, receiver:
     assert asyncio.run(record()) == [0.5]
     [[row]] = receiver.stored.values()
     assert row == {
-        "tenant_id": "tenant_123", "name": "cpu", "metric_type": "gauge", "labels": '{"region":"eu"}', "timestamp": NOW,
+        "tenant_id": "tenant_123",
+        "name": "cpu",
+        "metric_type": "gauge",
+        "labels": '{"region":"eu"}',
+        "timestamp": NOW,
         "value": 0.5,
-    }  # fmt: skip
+    }
     assert receiver.headers["Authorization"] == "Bearer adk_secret"
 
 
@@ -248,8 +252,9 @@ def test_a_refusal_is_not_tried_again(engine: RemoteEngine, receiver: Receiver, 
 def _bad_rows(rows: list[dict[str, Any]]) -> Response | None:
     errors = [
         {"index": index, "field": "value", "value": str(row["value"]), "reason": "is odd"}
-        for index, row in enumerate(rows) if row["value"] % 2
-    ]  # fmt: skip
+        for index, row in enumerate(rows)
+        if row["value"] % 2
+    ]
     return _problem(422, "bad-rows", refused=len(errors), errors=errors[:2]) if errors else None
 
 

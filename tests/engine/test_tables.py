@@ -36,11 +36,15 @@ ROWS = [
 ]
 EXPECTED = [
     (
-        row["tenant_id"], row["name"], row["metric_type"],
-        json.dumps(row["labels"], sort_keys=True, separators=(",", ":")), row["timestamp"], row["value"],
+        row["tenant_id"],
+        row["name"],
+        row["metric_type"],
+        json.dumps(row["labels"], sort_keys=True, separators=(",", ":")),
+        row["timestamp"],
+        row["value"],
     )
     for row in ROWS
-]  # fmt: skip
+]
 FLAT = [{**row, "host": None, **row["labels"]} for row in ROWS]
 for _row in FLAT:
     del _row["labels"]
@@ -114,8 +118,12 @@ def test_rows_that_are_refused_are_named_by_their_index(engine: LocalEngine, log
     with pytest.raises(RefusedPointsError, match="5 of 6 points refused, nothing was recorded") as error:
         engine.record_metrics_sync(frame)
     assert [(row.index, row.field) for row in error.value.refused] == [
-        (1, "name"), (2, "value"), (3, "value"), (4, "timestamp"), (5, "labels"),
-    ]  # fmt: skip
+        (1, "name"),
+        (2, "value"),
+        (3, "value"),
+        (4, "timestamp"),
+        (5, "labels"),
+    ]
     assert logged() == []
 
 

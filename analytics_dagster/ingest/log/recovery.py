@@ -63,8 +63,11 @@ def recover(folder: Path) -> Tail:
     if end < committed:
         _LOG.error(
             "%s ends at %d, but was committed up to %d: %d acknowledged bytes are missing; somebody cut or replaced the file",
-            path, end, committed, committed - end,
-        )  # fmt: skip
+            path,
+            end,
+            committed,
+            committed - end,
+        )
     else:
         mark.write(end)
     return Tail(end, max(known, end, base))

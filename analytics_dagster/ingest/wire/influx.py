@@ -30,9 +30,17 @@ from analytics_dagster.ingest.wire.refusals import check_refused, note
 
 # Names of a line's unit of time, as both versions write them, in nanoseconds.
 _PRECISIONS = {
-    "ns": 1, "n": 1, "us": 1_000, "u": 1_000, "µ": 1_000, "μ": 1_000, "ms": 1_000_000,
-    "s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9,
-}  # fmt: skip
+    "ns": 1,
+    "n": 1,
+    "us": 1_000,
+    "u": 1_000,
+    "µ": 1_000,
+    "μ": 1_000,
+    "ms": 1_000_000,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3_600 * 10**9,
+}
 _TRUTHS = {
     **dict.fromkeys((b"t", b"T", b"true", b"True", b"TRUE"), 1.0),
     **dict.fromkeys((b"f", b"F", b"false", b"False", b"FALSE"), 0.0),

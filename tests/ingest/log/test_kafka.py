@@ -234,8 +234,10 @@ def test_without_the_client_library_the_message_says_how_to_get_it(tmp_path: Pat
     program = "from analytics_dagster.ingest.log.kafka import *; KafkaLog(KafkaAddress.parse('kafka://b:1/t'))"
     ran = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {program}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "pip install analytics-dagster[kafka]" in ran.stderr
 
 
@@ -327,8 +329,12 @@ def test_plays_come_as_own_columns_and_as_listens(brokers: str, topic: str, open
     }
     aside = installation.landing.quarantined("default").to_pylist()
     assert sorted((row["line"], row["field"]) for row in aside) == [
-        (2, "ms_played"), (3, "colour"), (4, "ts"), (5, "play"), (6, "track_metadata.track_name"),
-    ]  # fmt: skip
+        (2, "ms_played"),
+        (3, "colour"),
+        (4, "ts"),
+        (5, "play"),
+        (6, "track_metadata.track_name"),
+    ]
 
 
 def test_a_play_from_a_topic_is_the_play_of_an_imported_file(brokers: str, topic: str, opened: Open, tmp_path: Path) -> None:

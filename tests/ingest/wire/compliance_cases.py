@@ -148,8 +148,10 @@ def _samples() -> Iterator[_Building]:
         several = [{**up, "instance": f"localhost:909{n}"} for n in range(4)]
         nameless = [{key: text for key, text in labels.items() if key != "__name__"} for labels in several]
         for title, all_labels in {
-            "all named": several, "none named": nameless, "one not named": [nameless[0], *several[1:]],
-        }.items():  # fmt: skip
+            "all named": several,
+            "none named": nameless,
+            "one not named": [nameless[0], *several[1:]],
+        }.items():
             made = _Building("MultipleMetrics", f"{title}, {name}")
             for labels in all_labels:
                 made.labelled(labels, value)
@@ -234,8 +236,13 @@ def _metadata_cases() -> Iterator[_Building]:
 
 def _histogram_cases() -> Iterator[_Building]:
     for parts in (
-        ("positive", "negative", "zero"), ("custom",), ("positive", "zero"), ("negative",), ("zero",), ("positive", "bad count"),
-    ):  # fmt: skip
+        ("positive", "negative", "zero"),
+        ("custom",),
+        ("positive", "zero"),
+        ("negative",),
+        ("zero",),
+        ("positive", "bad count"),
+    ):
         yield _Building("Histograms", " and ".join(parts)).histogram("test_histogram", 1.0, *parts, job="test")
     yield (
         _Building("HistogramWithCreatedTimestamp")

@@ -8,9 +8,15 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _D = descriptor_pb2.FieldDescriptorProto
 _KINDS = {
-    "uint64": _D.TYPE_UINT64, "double": _D.TYPE_DOUBLE, "sint32": _D.TYPE_SINT32, "uint32": _D.TYPE_UINT32,
-    "sint64": _D.TYPE_SINT64, "int64": _D.TYPE_INT64, "int32": _D.TYPE_INT32, "string": _D.TYPE_STRING,
-}  # fmt: skip
+    "uint64": _D.TYPE_UINT64,
+    "double": _D.TYPE_DOUBLE,
+    "sint32": _D.TYPE_SINT32,
+    "uint32": _D.TYPE_UINT32,
+    "sint64": _D.TYPE_SINT64,
+    "int64": _D.TYPE_INT64,
+    "int32": _D.TYPE_INT32,
+    "string": _D.TYPE_STRING,
+}
 _MESSAGES: dict[str, list[str]] = {
     "Label": ["1 string name", "2 string value"],
     "Sample": ["1 double value", "2 int64 timestamp"],

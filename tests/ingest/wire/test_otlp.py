@@ -149,11 +149,15 @@ def test_delta_temporality_is_rejected_with_its_remedy_and_costs_nothing_else(ma
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"asDouble": "NaN"}, {"asDouble": "Infinity"}, {"timeUnixNano": "1"}, {"timeUnixNano": str(LATEST_US * 1_000 + 10**9)},
-        {"timeUnixNano": str(2**64 - 1)}, {"attributes": attributes(long="x" * 2_000)},
+        {"asDouble": "NaN"},
+        {"asDouble": "Infinity"},
+        {"timeUnixNano": "1"},
+        {"timeUnixNano": str(LATEST_US * 1_000 + 10**9)},
+        {"timeUnixNano": str(2**64 - 1)},
+        {"attributes": attributes(long="x" * 2_000)},
         {"attributes": [{"key": "", "value": {}}]},
     ],
-)  # fmt: skip
+)
 def test_a_data_point_that_cannot_be_taken_is_rejected_alone(wrong: dict[str, Any]) -> None:
     bad = gauge("bad")
     bad["gauge"]["dataPoints"] = [{**bad["gauge"]["dataPoints"][0], **wrong}, bad["gauge"]["dataPoints"][0]]
@@ -184,10 +188,14 @@ def test_points_without_a_recorded_value_are_skipped_and_those_without_a_time_ar
 @pytest.mark.parametrize(
     ("name", "made"),
     [
-        ("http.server.duration", "http_server_duration"), ("a-b/c", "a_b_c"), ("9lives", "_9lives"), (".x.", "x"),
-        ("ok:x_", "ok:x_"), ("température", "temp_rature"),
+        ("http.server.duration", "http_server_duration"),
+        ("a-b/c", "a_b_c"),
+        ("9lives", "_9lives"),
+        (".x.", "x"),
+        ("ok:x_", "ok:x_"),
+        ("température", "temp_rature"),
     ],
-)  # fmt: skip
+)
 def test_a_name_is_made_one_that_a_rule_can_query(name: str, made: str) -> None:
     assert [key[0] for key in figures(request(gauge(name)))] == [made]
 
@@ -225,12 +233,18 @@ def test_json_may_use_the_original_names_unknown_fields_and_exemplars_with_hexad
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"resourceMetrics": 5}', b'{"resourceMetrics": [5]}',
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"resourceMetrics": 5}',
+        b'{"resourceMetrics": [5]}',
         b'{"resourceMetrics": [{"resource": [5]}]}',
         b'{"resourceMetrics": [{"scopeMetrics": [{"metrics": [{"gauge": {"dataPoints": [{"asInt": "x"}]}}]}]}]}',
         b'{"resourceMetrics":[{"resource":{"attributes":[{"key":"k","value":' + b'{"arrayValue":{"values":[' * 500,
     ],
-)  # fmt: skip
+)
 def test_json_that_is_no_request_is_unreadable(body: bytes) -> None:
     with pytest.raises(UnreadableBodyError):
         OtlpReader().read(body, True, admission(), NOW_US)

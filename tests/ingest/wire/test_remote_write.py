@@ -286,10 +286,15 @@ def test_a_key_for_several_tenants_must_have_each_series_name_one() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("http_requests_total", "counter"), ("x_sum", "counter"), ("x_count", "counter"), ("x_bucket", "counter"),
-        ("x_created", "gauge"), ("up", "gauge"), ("total", "gauge"),
+        ("http_requests_total", "counter"),
+        ("x_sum", "counter"),
+        ("x_count", "counter"),
+        ("x_bucket", "counter"),
+        ("x_created", "gauge"),
+        ("up", "gauge"),
+        ("total", "gauge"),
     ],
-)  # fmt: skip
+)
 def test_without_metadata_the_ending_of_a_name_says_its_type(name: str, kind: str) -> None:
     assert rows(written(series(name)).parsed.points)[0].type == kind
 
@@ -321,9 +326,14 @@ def test_metadata_says_the_type_in_its_own_request_and_in_later_ones(kind: int, 
 def native(**more: Any) -> dict[str, Any]:
     """A histogram of 1, 3 and 4 observations in three buckets, one in the zero bucket."""
     usual = {
-        "count_int": 9, "sum": 18.4, "schema": 1, "zero_count_int": 1, "timestamp": NOW_MS,
-        "positive_spans": [{"offset": 0, "length": 2}, {"offset": 3, "length": 1}], "positive_deltas": [1, 2, 1],
-    }  # fmt: skip
+        "count_int": 9,
+        "sum": 18.4,
+        "schema": 1,
+        "zero_count_int": 1,
+        "timestamp": NOW_MS,
+        "positive_spans": [{"offset": 0, "length": 2}, {"offset": 3, "length": 1}],
+        "positive_deltas": [1, 2, 1],
+    }
     return {**usual, **more}
 
 
@@ -343,22 +353,34 @@ def test_a_native_histogram_becomes_the_count_and_sum_of_a_classic_one() -> None
 
 def test_custom_buckets_become_cumulative_buckets() -> None:
     custom = native(
-        schema=-53, zero_count_int=0, count_int=8, custom_values=[0.1, 0.5, 1.0, 2.5],
+        schema=-53,
+        zero_count_int=0,
+        count_int=8,
+        custom_values=[0.1, 0.5, 1.0, 2.5],
         positive_spans=[{"offset": 0, "length": 1}, {"offset": 1, "length": 2}],
-    )  # fmt: skip
+    )
     got = rows(of_histogram(custom).parsed.points)
 
     assert {row.labels["le"]: row.value for row in got if row.name == "latency_bucket"} == {
-        "0.1": 1.0, "0.5": 1.0, "1": 4.0, "2.5": 8.0, "+Inf": 8.0,
-    }  # fmt: skip
+        "0.1": 1.0,
+        "0.5": 1.0,
+        "1": 4.0,
+        "2.5": 8.0,
+        "+Inf": 8.0,
+    }
     assert all(row.labels["job"] == "api" for row in got)
 
 
 def test_float_histograms_and_gauge_histograms_are_read() -> None:
     floats = {
-        "count_float": 2.5, "sum": 1.0, "zero_count_float": 0.5, "timestamp": NOW_MS, "reset_hint": 3,
-        "negative_spans": [{"offset": 0, "length": 2}], "negative_counts": [1.0, 1.0],
-    }  # fmt: skip
+        "count_float": 2.5,
+        "sum": 1.0,
+        "zero_count_float": 0.5,
+        "timestamp": NOW_MS,
+        "reset_hint": 3,
+        "negative_spans": [{"offset": 0, "length": 2}],
+        "negative_counts": [1.0, 1.0],
+    }
     assert [(row.type, row.value) for row in rows(of_histogram(floats).parsed.points)] == [("gauge", 2.5), ("gauge", 1.0)]
 
 

@@ -69,8 +69,12 @@ def imported(tmp_path: Path, listens: list[dict[str, Any]]) -> list[tuple[object
 def test_a_listen_that_is_imported_and_submitted_is_one_play(tmp_path: Path) -> None:
     mbid = "8f3471b5-7e6a-48da-86a9-c1c07a0f47ae"
     infos: list[dict[str, Any]] = [
-        {}, {"recording_mbid": mbid}, {"artist_mbids": [mbid]}, {"duration": 200}, {"duration_ms": 1000, "media_player": "x"},
-    ]  # fmt: skip
+        {},
+        {"recording_mbid": mbid},
+        {"artist_mbids": [mbid]},
+        {"duration": 200},
+        {"duration_ms": 1000, "media_player": "x"},
+    ]
     listens = [listen(listened_at=NOW_S - number) for number in range(len(infos))]
     for made, info in zip(listens, infos, strict=True):
         made["track_metadata"] |= {"track_name": "  Wild is the Wind ", "additional_info": info, "release_name": "Live"}
