@@ -19,7 +19,7 @@ from analytics_dagster.engine.engine import Engine, Recordable, Submitted, hold
 from analytics_dagster.engine.posting import NO_TENANT, Poster, TooLargeError
 from analytics_dagster.engine.refusals import RefusedPointsError
 from analytics_dagster.engine.row_checks import RowChecks
-from analytics_dagster.errors import ForeignTenantError, InvalidNameError, NotFoundError, SettingsError
+from analytics_dagster.errors import ForeignTenantError, InvalidNameError, NotFoundError, ServerError, SettingsError
 from analytics_dagster.ingest.points import Points, RefusedValueError, RowRefusal, WriteScope
 from analytics_dagster.tenant_ids import validate_tenant_id
 
@@ -148,6 +148,8 @@ class _Sending:
         whole = _Whole(len(points), len(firsts))
         whole.done.set_running_or_notify_cancel()
         with self._changed:
+            if self._closing:  # nobody would post them, and their caller would wait for ever
+                raise ServerError(f"the engine of {self._poster.url} was closed by another thread; nothing was recorded")
             idle = not self._queue
             self._queue.extend(_Call(_part(points, first), first, whole) for first in firsts)
             self._waiting += len(points)
