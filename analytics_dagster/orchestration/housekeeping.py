@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.lake import Table
-from analytics_dagster.lake.schemas import RAW_TABLES, landing
+from analytics_dagster.lake.schemas import QUARANTINE, RAW_TABLES, landing
 from analytics_dagster.tenancy.tenants import TenantStatus
 
 if TYPE_CHECKING:
@@ -73,7 +73,13 @@ def _measure(installation: Installation) -> None:
 def _tables(installation: Installation) -> list[Table]:
     from analytics_dagster.orchestration.tables import derived_tables
 
-    schemas = [*RAW_TABLES, *(landing(t) for t in RAW_TABLES), *derived_tables(installation.settings.analytics_metrics)]
+    # Of the quarantine too: each request of which rows were refused is a commit of it.
+    schemas = [
+        QUARANTINE,
+        *RAW_TABLES,
+        *(landing(t) for t in RAW_TABLES),
+        *derived_tables(installation.settings.analytics_metrics),
+    ]
     return [installation.lake.tenant(record.tenant).table(s) for record in installation.tenants.records() for s in schemas]
 
 

@@ -11,7 +11,9 @@ import pytest
 from small_home import Copied, content, opened
 
 from analytics_dagster.clock import ManualClock
+from analytics_dagster.ingest.landing import Refused
 from analytics_dagster.installation import Installation
+from analytics_dagster.lake.schemas import QUARANTINE
 from analytics_dagster.orchestration.housekeeping import KEEP_RUNS, keep_house
 from analytics_dagster.tenancy.tenants import Tenants, TenantStatus
 from analytics_dagster.tenancy.usage import Usage
@@ -69,3 +71,14 @@ def test_a_demo_tenant_that_was_removed_is_not_simulated_back(copied: Copied, la
             "aurora": TenantStatus.ACTIVE,
             "borealis": TenantStatus.REMOVED,
         }
+
+
+def test_the_quarantines_small_files_are_merged(installation: Installation) -> None:
+    installation.tenants.ensure("acme")
+    for number in range(5):
+        installation.landing.quarantine("acme", [Refused("http:x", number, "value", "is odd", b"{}")], f"http-{number}", "http")
+    table = installation.lake.tenant("acme").table(QUARANTINE)
+    assert len(table.files()) == 5
+    keep_house(installation, dg.DagsterInstance.ephemeral())
+    assert len(table.files()) == 1
+    assert installation.landing.quarantined("acme").num_rows == 5
