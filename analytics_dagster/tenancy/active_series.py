@@ -61,7 +61,7 @@ class ActiveSeries:
         self._numbers: dict[str, int] = {}
         self._marks: WeakKeyDictionary[SeriesNumbers, _TableMarks] = WeakKeyDictionary()
         self._tenants: dict[str, _TenantSeries] = {}
-        self._told: dict[str, tuple[float, str]] = {}
+        self._told: dict[tuple[str, ...], tuple[float, str]] = {}
 
     def look(self, table: SeriesNumbers, series: Numbers) -> tuple[dict[str, int], dict[str, Numbers]]:
         """By tenant, how many of these rows it has, and those of its series that this process has not counted in this hour.
@@ -112,17 +112,28 @@ class ActiveSeries:
         new = series.new(marks.hash[numbers])
         if not new or series.active() + new <= limit:
             return
-        until, said = self._told.get(tenant, (float("-inf"), ""))
-        if self._monotonic() >= until:  # reading what the labels are takes long, and a runaway client comes again at once
-            values = series.values_of_labels(_described(table, numbers))
-            worst = max(values, key=lambda key: (values[key], key))
-            who = f"label {worst}" if worst != _METRIC_NAME else "the metric's name"
-            said = f"{who} has {values[worst]:,} values"
-            self._told[tenant] = (self._monotonic() + _TOLD_SECONDS, said)
+        said = self._blamed(series, tenant, table, numbers)
         raise QuotaExceededError(
             f"tenant {tenant} has {series.active():,} active series, {new:,} more would be over its quota of {limit:,}: {said}; "
             "leave out what is different in every point, or have the quota raised with `analytics tenant quota`"
         )
+
+    def _blamed(self, series: _TenantSeries, tenant: str, table: SeriesNumbers, numbers: Numbers) -> str:
+        """Which label has most values. Finding it takes long and a runaway client comes again at once, so it is told again
+        for a while; but to series of the same labels only: another client is refused for its own.
+        """
+        now = self._monotonic()
+        newest = int(numbers[-1])
+        about = (tenant, *_read_labels(table.labels[newest]))
+        until, said = self._told.get(about, (float("-inf"), ""))
+        if now >= until:
+            values = series.values_of_labels(_described(table, numbers))
+            worst = max(values, key=lambda key: (values[key], key))
+            who = f"label {worst}" if worst != _METRIC_NAME else "the metric's name"
+            said = f"{who} has {values[worst]:,} values"
+            self._told = {key: told for key, told in self._told.items() if told[0] > now}
+            self._told[about] = (now + _TOLD_SECONDS, said)
+        return said
 
     def _rows_of_tenants(self, table: SeriesNumbers, series: Numbers, marks: _TableMarks) -> dict[str, int]:
         tenants = marks.tenant[series]

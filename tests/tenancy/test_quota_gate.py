@@ -84,6 +84,15 @@ def test_a_runaway_name_is_told_too(door: Door, limited: QuotaGate) -> None:
         limited.admit(joined(*names))
 
 
+def test_each_client_is_told_of_its_own_label(door: Door, limited: QuotaGate) -> None:
+    names = [points(door.table, "acme", [{"host": "a"}], name=f"request_{number}") for number in range(11)]
+    with pytest.raises(QuotaExceededError, match="the metric's name has 11 values"):
+        limited.admit(joined(*names))
+    sessions = points(door.table, "acme", [{"session_id": f"s{n}"} for n in range(41)])
+    with pytest.raises(QuotaExceededError, match="label session_id has 41 values"):
+        limited.admit(sessions)
+
+
 def test_series_that_are_active_go_on_when_no_new_one_may_begin(door: Door, limited: QuotaGate) -> None:
     limited.admit(door.points("acme", range(10)))
     with pytest.raises(QuotaExceededError):
