@@ -19,7 +19,8 @@ run: .venv/installed ## Demo data, materialized, and the Dagster UI (PORT=3000);
 	$(BIN)/analytics up --demo --port $(PORT)
 
 test: .venv/installed-dev ## All tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: .venv/installed-dev ## Format, lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -132,6 +132,7 @@ def test_every_check_says_what_it_expects() -> None:
         assert not graph.get(key).blocking, key
 
 
+@pytest.mark.alone
 def test_the_code_location_loads_in_under_three_seconds_and_without_what_is_heavy(tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):

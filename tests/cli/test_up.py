@@ -24,6 +24,9 @@ from analytics_dagster.lake.state_tables import cursors
 from analytics_dagster.orchestration.instance import prepare_dagster_home
 from analytics_dagster.settings import Settings
 
+# What is promised is a time, which another test beside it would spoil.
+pytestmark = pytest.mark.alone
+
 # What the issue promises, from the materialization to the message: with `analytics up`, and where Dagster runs alone.
 UP_SECONDS, DAGSTER_SECONDS = 8.0, 20.0
 READY_SECONDS = 60.0

@@ -197,6 +197,7 @@ def test_equal_input_gives_an_equal_page(service: Service) -> None:
     assert page(service(factor={(0, "FR"): 2.0})).markdown == page(service(factor={(0, "FR"): 2.0})).markdown
 
 
+@pytest.mark.alone
 def test_a_page_of_ten_kpis_takes_less_than_a_third_of_a_second(service: Service) -> None:
     base = service(factor={(0, "DE"): 0.4})[0]
     many = [

@@ -196,6 +196,7 @@ def test_a_table_that_is_no_series_is_refused(points: Points) -> None:
         judged(pa.table({"ts": points([1.0])["ts"], "value": ["1"]}))
 
 
+@pytest.mark.alone
 def test_fifteen_years_of_days_take_less_than_two_seconds(points: Points, weekly: Weekly) -> None:
     table = points(weekly(5_479))
     judged(points(weekly()))  # imports
