@@ -133,5 +133,5 @@ class _RegisteredScope(WriteScope):
                 f"tenant {tenant} is {status} and takes no data; `analytics tenant add {tenant}` makes it active again"
             )
         near = difflib.get_close_matches(str(tenant), known, n=3)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
-        raise NotFoundError(f"no tenant {tenant!r}; {meant}Recording makes none; `analytics tenant list` shows those there are")
+        said = f"did you mean {' or '.join(near)}? Recording makes none" if near else "recording makes none"
+        raise NotFoundError(f"no tenant {tenant!r}; {said}; `analytics tenant list` shows those there are")

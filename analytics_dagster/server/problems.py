@@ -71,10 +71,11 @@ def bad_rows(refused: Sequence[RowRefusal], rows: int) -> Problem:
     first = refused[0]
     where = f"{first.field} " if first.field else ""
     told = f"; the first {MAX_REFUSALS_NAMED} are in errors" if len(refused) > MAX_REFUSALS_NAMED else ""
+    partly = "; with ?partial=true the others would be stored" if len(refused) < rows else ""
     return Problem(
         422,
         f"{len(refused)} of {rows} rows cannot be taken and nothing was stored: row {first.index}: {where}{first.value!r} "
-        f"{first.reason}{told}; with ?partial=true the others would be stored",
+        f"{first.reason}{told}{partly}",
         kind="bad-rows",
         members={"refused": len(refused), "errors": row_errors(refused)},
     )

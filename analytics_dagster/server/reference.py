@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -123,11 +124,16 @@ def _section(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[s
     permission = operation[PERMISSION]
     needs = "open to everybody" if permission == NONE else f"takes <code>{html.escape(permission)}</code>"
     yield f"<h2><span class=m>{method.upper()}</span> <code>{html.escape(path)}</code></h2>"
-    yield f"<p>{html.escape(operation.get('summary', ''))}; {needs}. {html.escape(operation.get('description', ''))}</p>"
+    yield f"<p><b>{_text(operation.get('summary', ''))}</b> ({needs}). {_text(operation.get('description', ''))}</p>"
     rows = [(f"{p['name']} ({p['in']})", p.get("description", "")) for p in operation.get("parameters", ())]
     rows += [("body", media) for media in operation.get("requestBody", {}).get("content", ())]
     rows += [(str(status), answer.get("description", "")) for status, answer in sorted(operation["responses"].items())]
     yield "<table>"
     for name, said in rows:
-        yield f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(said)}"
+        yield f"<tr><td><code>{html.escape(name)}</code><td>{_text(said)}"
     yield "</table>"
+
+
+def _text(said: str) -> str:
+    """What the document says as HTML: text in backticks is code, as in CommonMark."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(said))

@@ -58,6 +58,7 @@ def test_the_page_of_the_server_needs_nothing_from_elsewhere(server: Running) ->
     assert not re.search(r"<script|<link|<img|https?://", page.text)
     for path in described()["paths"]:
         assert path in page.text
+    assert "`" not in page.text
 
 
 @pytest.mark.parametrize("operation", [f"{m.upper()} {p}" for p, ms in described()["paths"].items() for m in ms])

@@ -124,10 +124,12 @@ def test_one_bad_row_refuses_the_body_and_names_it(acme: httpx.Client) -> None:
     assert answer.status_code == 422
     told = answer.json()
     assert told["refused"] == 2
+    assert told["detail"].endswith("; with ?partial=true the others would be stored")
     assert [(error["index"], error["field"]) for error in told["errors"]] == [(1, "name"), (2, "value")]
     assert figure(acme, name) is None
     many = acme.post(ROUTE, json=[{"name": "", "value": 1}] * 150).json()
     assert (many["refused"], len(many["errors"])) == (150, 100)
+    assert "partial" not in many["detail"]
 
 
 def test_partial_stores_the_good_rows_and_sets_the_bad_aside(acme: httpx.Client) -> None:
