@@ -41,7 +41,10 @@ def simulate_demo() -> None:
     continue_demo()
 
 
-@dg.job(executor_def=dg.in_process_executor, description="Vacuum and checkpoint Delta tables, prune Dagster's event log.")
+@dg.job(
+    executor_def=dg.in_process_executor,
+    description="Vacuum and checkpoint Delta tables, prune Dagster's event log, delete what removed tenants left.",
+)
 def maintenance() -> None:
     keep_house()
 

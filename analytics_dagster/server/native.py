@@ -30,6 +30,7 @@ MEDIA = {
     "application/jsonl": "ndjson",
     ARROW: "arrow",
 }
+_CURLS_OWN = "application/x-www-form-urlencoded"
 _ONE = b'{"accepted":1}'
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -129,7 +130,10 @@ def _kind(exchange: Exchange) -> str:
     kind = MEDIA.get(media)
     if kind is None:
         known = ", ".join(name for name in MEDIA if name)
-        raise Problem(415, f"Content-Type {media!r} is not taken; one of {known}", headers=[(b"accept-post", known.encode())])
+        hint = "; with curl -d, add -H 'Content-Type: application/json'" if media == _CURLS_OWN else ""
+        raise Problem(
+            415, f"Content-Type {media!r} is not taken; one of {known}{hint}", headers=[(b"accept-post", known.encode())]
+        )
     return kind
 
 

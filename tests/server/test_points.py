@@ -180,6 +180,9 @@ def test_points_sent_with_curl_are_taken(server: Running) -> None:
     body = ["-H", "Content-Type: application/json", "-d", json.dumps({"name": name, "value": 1})]
     done = subprocess.run([*line, *body], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == '{"accepted":1}202'
+    forgot = subprocess.run([*line, *body[2:]], capture_output=True, text=True, check=True, timeout=30)
+    assert forgot.stdout.endswith("415")
+    assert "add -H 'Content-Type: application/json'" in forgot.stdout
 
 
 # --- Idempotency-Key
