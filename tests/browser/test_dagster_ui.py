@@ -74,7 +74,15 @@ def test_all_automation_is_on(page: Page, dagster_ui: str) -> None:
     from playwright.sync_api import expect
 
     page.goto(f"{dagster_ui}/automation")
-    for name in ("arrivals_sensor", "alert_sensor", "run_failure_watch", "demo_sensor", "daily", "keep_house_daily"):
+    for name in (
+        "arrivals_sensor",
+        "ingest_log_sensor",
+        "alert_sensor",
+        "run_failure_watch",
+        "demo_sensor",
+        "daily",
+        "keep_house_daily",
+    ):
         expect(page.get_by_text(re.compile(f"^{name}")).first).to_be_visible()
     answered = page.request.post(f"{dagster_ui}/graphql", data={"query": STATES}).json()
     states = {
