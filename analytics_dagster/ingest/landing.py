@@ -99,18 +99,6 @@ class Landing:
             chunk = rows[start : start + _NOTES_IN_ONE_WRITE]
             self._database.write(lambda connection, chunk=chunk: _replace_notes(connection, chunk))  # type: ignore[misc]
 
-    def arrivals_of(self, tenant: str, arrival: str) -> bool:
-        """Whether `arrival` was completed for this tenant."""
-        import sqlalchemy as sa
-
-        from analytics_dagster.lake.state_tables import arrivals
-
-        query = sa.select(sa.func.count()).where(
-            arrivals.c.tenant == tenant, arrivals.c.arrival == arrival, arrivals.c.table_name == ""
-        )
-        with self._database.read() as connection:
-            return bool(connection.execute(query).scalar())
-
     def quarantine(self, tenant: str, refused: Iterable[Refused], arrival: str, format: str) -> int:
         """Set records aside. The same record of the same file is kept once; returns how many were new."""
         table = self._lake.tenant(tenant).table(schemas.QUARANTINE)
@@ -122,10 +110,13 @@ class Landing:
                 table.append(_quarantine_rows(new, arrival, format, self._clock.now()))
         return len(new)
 
-    def quarantined(self, tenant: str) -> pa.Table:
-        """Everything in this tenant's quarantine, oldest first, in `schemas.QUARANTINE`'s columns."""
-        rows = self._lake.tenant(tenant).table(schemas.QUARANTINE).read()
-        return rows.sort_by([("arrived_at", "ascending"), ("file", "ascending"), ("line", "ascending")])
+    def quarantined(self, tenant: str, limit: int | None = None) -> pa.Table:
+        """A tenant's quarantine (the newest `limit` of it), oldest first, in `schemas.QUARANTINE`'s columns."""
+        rows = self._lake.tenant(tenant).table(schemas.QUARANTINE).sql()
+        if limit is not None:
+            rows = f"(SELECT * FROM {rows} ORDER BY arrived_at DESC, file DESC, line DESC LIMIT {int(limit)})"
+        with connect() as connection:
+            return connection.sql(f"SELECT * FROM {rows} ORDER BY arrived_at, file, line").to_arrow_table()
 
     def _append_new(
         self, tenant: str, table: TableSchema, target: Table, data: ArrowRows, arrival: str, folder: Path

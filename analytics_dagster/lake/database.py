@@ -27,6 +27,8 @@ VERSION_TABLE = "analytics_migration"
 
 _TRIES = 60
 _LONGEST_PAUSE = 0.25
+# Where packets get lost, waiting for PostgreSQL must end; with the kernel's patience a thread would be away for 15 minutes.
+_POSTGRES_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "30000", "keepalives_idle": "30"}
 
 
 class Database:
@@ -43,7 +45,9 @@ class Database:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         else:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
+            own = sa.make_url(url).query
+            patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in own}
+            self._engine = sa.create_engine(url, pool_pre_ping=True, connect_args=patience)
 
     @property
     def dialect(self) -> str:

@@ -143,7 +143,7 @@ class Access:
         if header and header not in allowed:
             raise ForeignTenantError(header)
         if asked and asked not in allowed:
-            self.note_foreign(exchange, principal, asked)
+            self.note_foreign(exchange, asked, principal)
             raise NotFoundError(f"no tenant {asked!r}")
         default = principal.sole_tenant or header or asked
         if not default and named in allowed:
@@ -169,18 +169,18 @@ class Access:
                 raise Problem(400, "this key is for several tenants; name one with ?tenant=")
             tenant = DEFAULT_TENANT
         if not principal.reaches(tenant) or (principal.tenants is None and tenant not in self._directory.known()):
-            self.note_foreign(exchange, principal, tenant)
+            self.note_foreign(exchange, tenant, principal)
             raise NotFoundError(f"no tenant {tenant!r}")
         exchange.tenant = tenant
         return tenant
 
-    def note_foreign(self, exchange: Exchange, principal: Principal, named: str) -> None:
-        """Leave a row in the audit trail, off the event loop."""
+    def note_foreign(self, exchange: Exchange, named: str, principal: Principal | None = None) -> None:
+        """Leave a row in the audit trail, off the event loop; of the exchange's tenant where the principal is not at hand."""
         self._threads.submit(
             self._audit.attempt,
             "foreign_tenant",
-            principal.key_id,
-            tenant=principal.sole_tenant,
+            exchange.key_id,
+            tenant=principal.sole_tenant if principal else exchange.tenant if exchange.tenant not in ("", "*") else None,
             target=named,
             detail=f"{exchange.scope['method']} {exchange.path}",
             request_id=exchange.request_id,

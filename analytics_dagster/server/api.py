@@ -51,7 +51,7 @@ def respond(problem: Problem, request: Request) -> Response:
 async def _answer(request: Request, error: Exception) -> Response:
     service: Service = request.scope["analytics.service"]
     if isinstance(error, ForeignTenantError):
-        service.note_foreign(request.scope["analytics.exchange"], error.tenant)
+        service.access.note_foreign(request.scope["analytics.exchange"], error.tenant)
     problem = problem_of(error)
     if problem is None:
         raise error

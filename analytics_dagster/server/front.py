@@ -128,7 +128,7 @@ class Front:
     async def _refuse(self, exchange: Exchange, door: Door | None, error: Exception) -> None:
         problem = problem_of(error)
         if isinstance(error, ForeignTenantError):
-            self._service.note_foreign(exchange, error.tenant)
+            self._service.access.note_foreign(exchange, error.tenant)
         if problem is None:
             log.error("failed", request_id=exchange.request_id, route=exchange.path, exc_info=error)
             problem = Problem(500, INTERNAL)

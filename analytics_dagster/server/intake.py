@@ -1,20 +1,20 @@
 """From a request's body to durable rows: the steps that every way in shares.
 
 Order matters: who and for whom, then the body, then what it says, then the quota, then the log. Until the log has taken the rows
-nothing of a request is kept, so every refusal before that leaves nothing behind.
+nothing of a request is kept, so every refusal before that leaves nothing behind. Bad rows are set aside last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from analytics_dagster.errors import ForeignTenantError
 from analytics_dagster.ingest.landing import Refused
-from analytics_dagster.ingest.points import Admission, Plays, Points, RowRefusal, WriteScope
+from analytics_dagster.ingest.points import Admission, Parsed, Plays, Points, WriteScope
 from analytics_dagster.ingest.wire.bodies import decoded
 from analytics_dagster.server.exchange import Exchange, Headers
 from analytics_dagster.server.problems import Problem
@@ -73,19 +73,25 @@ class Attempt:
     taken: bool = False
 
 
-async def store(service: Service, exchange: Exchange, rows: Points | Plays, attempt: Attempt | None = None) -> Headers:
+async def store(
+    service: Service,
+    exchange: Exchange,
+    rows: Points | Plays,
+    attempt: Attempt | None = None,
+    further: Mapping[str, int] | None = None,
+) -> Headers:
     """Charge the tenants and make rows durable. Returns the RateLimit headers for the answer.
 
-    Raises QuotaExceededError before anything is taken, and LogFullError.
+    `further` rows by tenant are charged only. Raises QuotaExceededError before anything is taken, and LogFullError.
     """
     count = len(rows)
     if count == 0:
-        return ()
+        return service.charge(rows, further) if further else ()
     if attempt is None and count <= SMALL and isinstance(rows, Points):
         stored = await service.together.store(rows, exchange.key_id)
         exchange.points += count
         return stored or ()
-    headers = service.charge(rows)
+    headers = service.charge(rows, further)
     durable = service.append(rows, attempt.origin if attempt else None)
     if attempt is not None:
         attempt.taken = True
@@ -94,11 +100,20 @@ async def store(service: Service, exchange: Exchange, rows: Points | Plays, atte
     return headers
 
 
-async def set_aside(service: Service, who: Sender, refused: Sequence[RowRefusal], name: str) -> None:
-    """Put rows that are not taken into the tenant's quarantine, under the name of their request."""
+async def store_some(
+    service: Service, exchange: Exchange, who: Sender, found: Parsed, body: str, attempt: Attempt | None = None
+) -> Headers:
+    """As `store`; then rows that are not taken go into the tenant's quarantine. They are charged as points are.
+
+    In this order a quota that is used up and a full log leave nothing in the quarantine. `body` names what was sent: the same
+    body again, because the answer was lost, say, finds its rows there.
+    """
     tenant = who.scope.default
     if tenant is None:
         raise Problem(400, "?partial=true needs one tenant whose quarantine the bad rows go to; name it with X-Scope-OrgID")
-    arrival = f"http-{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}"
-    rows = [Refused(f"http:{name}", r.index + 1, r.field, r.reason, r.original) for r in refused]
+    # By itself, never with other small requests: those would be charged for its bad rows.
+    headers = await store(service, exchange, found.points, attempt or Attempt(), {tenant: len(found.refused)})
+    rows = [Refused(f"http:{body}", r.index + 1, r.field, r.reason, r.original) for r in found.refused]
+    arrival = f"http-{hashlib.blake2b(exchange.request_id.encode(), digest_size=16).hexdigest()}"
     await service.in_thread(service.installation.landing.quarantine, tenant, rows, arrival, "http")
+    return headers

@@ -12,7 +12,7 @@ from analytics_dagster.ingest.identity import OBSERVED
 from analytics_dagster.ingest.points import Parsed, Points
 from analytics_dagster.server.exchange import JSON, Exchange, Headers
 from analytics_dagster.server.idempotency import Answered, Claim, ClaimKey, body_hash, check_key
-from analytics_dagster.server.intake import Attempt, Sender, inflated, parsed, sender, set_aside, store
+from analytics_dagster.server.intake import Attempt, Sender, inflated, parsed, sender, store, store_some
 from analytics_dagster.server.problems import Problem, bad_rows, row_errors
 from analytics_dagster.server.together import is_one_object
 from analytics_dagster.tenancy.roles import Permission
@@ -53,19 +53,18 @@ async def take_points(service: Service, exchange: Exchange) -> None:
             return
     result = await _read(service, exchange, who, kind, raw, service.now_us())
     if result.refused:
-        await _answer_some(service, exchange, who, result, partial)
+        await _answer_some(service, exchange, who, result, partial, _named(exchange, kind, raw))
         return
     headers = await store(service, exchange, result.points)
     await exchange.answer(202, _told(result), JSON, headers)
 
 
-async def _answer_some(service: Service, exchange: Exchange, who: Sender, result: Parsed, partial: bool) -> None:
+async def _answer_some(service: Service, exchange: Exchange, who: Sender, result: Parsed, partial: bool, body: str) -> None:
     """Answer a body with bad rows: none of it is taken, or with ?partial=true the good rows are and the others set aside."""
     exchange.refused = len(result.refused)
     if not partial:
         raise bad_rows(result.refused, len(result.points) + len(result.refused))
-    await set_aside(service, who, result.refused, exchange.request_id)
-    headers = await store(service, exchange, result.points)
+    headers = await store_some(service, exchange, who, result, body)
     await exchange.answer(202, _told(result), JSON, headers)
 
 
@@ -98,11 +97,13 @@ async def _work(
         exchange.refused = len(result.refused)
         if not partial:
             raise bad_rows(result.refused, len(result.points) + len(result.refused))
-        await set_aside(service, who, result.refused, claim.origin)
     if _observed(result.points):
         # Two equal observations are two; sent again they must be the same two.
         attempt.origin = claim.origin
-    headers = await store(service, exchange, result.points, attempt)
+    if result.refused:
+        headers = await store_some(service, exchange, who, result, _named(exchange, kind, raw), attempt)
+    else:
+        headers = await store(service, exchange, result.points, attempt)
     return _told(result), headers
 
 
@@ -117,6 +118,11 @@ def _told(result: Parsed) -> bytes:
         return b'{"accepted":%d}' % len(result.points)
     told = {"accepted": len(result.points), "quarantined": len(result.refused), "errors": row_errors(result.refused)}
     return msgspec.json.encode(told)
+
+
+def _named(exchange: Exchange, kind: str, raw: bytes) -> str:
+    """A name for what was sent, the same whenever it is sent again."""
+    return body_hash(raw, f"{kind} {exchange.header(b'content-encoding')}")[:32]
 
 
 def _observed(points: Points) -> bool:

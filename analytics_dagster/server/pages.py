@@ -89,7 +89,7 @@ async def query(
         raise UserError(f"from={from_} is after to={to}")
     named = await who.service.in_thread(who.tenant, tenant)
     asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, since, until)
-    body = await who.service.queries.run(named, asked, answer_as)
+    body = await who.service.queries.run(named, asked, answer_as, who.exchange.client_gone())
     return Response(body, media_type=MEDIA[answer_as])
 
 
@@ -137,7 +137,7 @@ def revoke_key(who: Asker, key_id: Annotated[str, Path(max_length=64)]) -> None:
     try:
         who.service.keys.revoke(key_id, actor=who.principal)
     except NotFoundError:
-        who.service.access.note_foreign(who.exchange, who.principal, key_id)
+        who.service.access.note_foreign(who.exchange, key_id, who.principal)
         raise
 
 
@@ -152,14 +152,7 @@ def tenants(who: Asker) -> list[TenantDocument]:
 def add_tenant(who: Asker, wanted: NewTenantDocument) -> TenantDocument:
     """Register a tenant; one that is there already is left as it is."""
     registered = who.service.installation.tenants
-    if registered.ensure(wanted.tenant):
-        who.service.audit.record(
-            "tenant.add",
-            who.principal.key_id,
-            tenant=wanted.tenant,
-            target=wanted.tenant,
-            request_id=who.exchange.request_id,
-        )
+    registered.ensure(wanted.tenant, actor=who.principal.key_id, request_id=who.exchange.request_id)
     record = next(r for r in registered.records() if r.tenant == wanted.tenant)
     return TenantDocument(tenant=record.tenant, status=record.status.value, created_at=record.created_at, demo=record.demo)
 
@@ -189,8 +182,7 @@ def quarantine(
     tenant: TenantParameter = None,
 ) -> list[QuarantineDocument]:
     """The newest records, oldest of them first."""
-    rows = who.service.installation.landing.quarantined(who.tenant(tenant))
-    newest = rows.slice(max(0, rows.num_rows - limit))
+    newest = who.service.installation.landing.quarantined(who.tenant(tenant), limit)
     fields = list(QuarantineDocument.model_fields)
     return [
         QuarantineDocument(**{**row, "original": row["original"].decode("utf-8", "replace")})

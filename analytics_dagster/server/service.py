@@ -12,7 +12,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from analytics_dagster.errors import BusyError, RetryableError
 from analytics_dagster.ingest.points import Admission, Parsed, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
 from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted_networks
-from analytics_dagster.server.exchange import Exchange, Headers
+from analytics_dagster.server.exchange import Headers
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.measures import Counts
 from analytics_dagster.server.problems import rate_headers
@@ -41,6 +41,8 @@ T = TypeVar("T")
 COUNTS = Path("server") / "counts"
 HOUSEKEEPING_SECONDS = 1.0
 _FLUSH_EVERY_SECONDS = 3.0
+# A changed quota counts in every process within 5 s, with a database that is slow too.
+_RENEW_EVERY_SECONDS = 1.0
 _FORGET_EVERY_SECONDS = 600.0
 _MEASURE_EVERY_SECONDS = 30.0
 # A worker that was killed lets go of its place when the kernel is done with it.
@@ -101,7 +103,8 @@ class Service:
         self.keys = Keys(database, self.clock)
         self.audit = Audit(database, self.clock)
         self.usage = Usage(database, self.clock)
-        self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock)
+        self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock, renewed=True)
+        await self.in_thread(self.quotas.renew)
         self.directory = Directory(self.installation.tenants)
         self.access = Access(self.keys, self.audit, self.directory, self.threads)
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)
@@ -109,7 +112,7 @@ class Service:
         self.readers = Readers(self.body_limit)
         self.together = Together(self.log, self.charge, self._read_lines)
         self.queries = QueryDesk(self.installation)
-        self._tasks = [asyncio.create_task(self._keep_house())]
+        self._tasks = [asyncio.create_task(self._keep_house()), asyncio.create_task(self._keep_limits())]
         if settings.analytics_statsd and self.place.number == 0:
             address = statsd_address(settings.analytics_statsd)
             self._statsd = await listen(self, address, settings.analytics_statsd_tenant)
@@ -151,10 +154,13 @@ class Service:
             rows = replace(rows, origin=origin)
         return self.log.append(rows)
 
-    def charge(self, rows: Points | Plays) -> Headers:
-        """Charge rows to their tenants. Raises QuotaExceededError, and charges nothing, when one is over a quota."""
+    def charge(self, rows: Points | Plays, further: Mapping[str, int] | None = None) -> Headers:
+        """Charge rows to their tenants, points with `further` rows by tenant.
+
+        Raises QuotaExceededError, and charges nothing, when one is over a quota.
+        """
         if isinstance(rows, Points):
-            state = self.quotas.admit(rows)
+            state = self.quotas.admit(rows, further=further)
         else:
             counted = rows.rows.column("tenant").value_counts().to_pylist()
             state = self.quotas.admit_rows({entry["values"]: entry["counts"] for entry in counted})
@@ -170,17 +176,14 @@ class Service:
         """Run what waits for a disk or a database off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **named))
 
-    def note_foreign(self, exchange: Exchange, named: str) -> None:
-        """Audit a write that named a tenant that is not the key's."""
-        self.threads.submit(
-            self.audit.attempt,
-            "foreign_tenant",
-            exchange.key_id,
-            tenant=exchange.tenant if exchange.tenant not in ("", "*") else None,
-            target=named,
-            detail=f"{exchange.scope['method']} {exchange.path}",
-            request_id=exchange.request_id,
-        )
+    async def _keep_limits(self) -> None:
+        """By itself, so that nothing else of the house delays it. While the database is away, the limits of before hold."""
+        while True:
+            await asyncio.sleep(_RENEW_EVERY_SECONDS)
+            try:
+                await self.in_thread(self.quotas.renew)
+            except Exception as error:  # whatever it is, it may be over at the next try
+                log.warning("quotas could not be read; those read before hold", error=str(error).partition("\n")[0])
 
     async def _keep_house(self) -> None:
         flushed_at = forgot_at = measured_at = time.monotonic()

@@ -1,7 +1,7 @@
 """The gate that every request's rows pass before they are logged: points a second, active series, stored bytes.
 
 All is checked before anything is charged, for all tenants of a request, so what is refused leaves no trace. On the hot path
-(series that were counted in this hour, limits that were read less than 4 s ago) that is a few array operations and a file lock.
+(series that were counted in this hour, limits that are known) that is a few array operations and a file lock.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class PointRows(Protocol):
 
 
 class QuotaGate:
-    """One process' gate. Safe to call from any thread."""
+    """One process' gate. Safe to call from any thread.
+
+    It reads limits anew when they are 4 s old, in the thread that asks. With `renewed=True` it never does: who cannot wait for
+    a database (an event loop) has another thread call `renew` before the first request and every few seconds.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,8 @@ class QuotaGate:
         database: Database,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        renewed: bool = False,
     ) -> None:
         folder = home / QUOTA_FOLDER
         self._quotas = Quotas(database, settings, clock)
@@ -63,19 +69,31 @@ class QuotaGate:
         self._stored = _StoredBytes(folder / STORED_FILE)
         self._own: Mapping[str, OwnLimits] = {}
         self._limits: dict[str, Limits] = {}
-        self._until = float("-inf")
+        self._until = float("inf") if renewed else float("-inf")
 
-    def admit(self, points: PointRows, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | None = None) -> RateState:
-        """Charge `points` (only `rows` of them, where given) to the tenants of their series.
+    def renew(self) -> None:
+        """Read limits and stored bytes anew. Nobody waits at the gate meanwhile; when it raises, what was read before holds."""
+        own, sizes = self._quotas.own(), self._stored.read()
+        with self._lock:
+            self._take(own, sizes)
+
+    def admit(
+        self,
+        points: PointRows,
+        rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | None = None,
+        *,
+        further: Mapping[str, int] | None = None,
+    ) -> RateState:
+        """Charge `points` (only `rows` of them, where given) to the tenants of their series, and `further` rows by tenant.
 
         Returns where the tenant stands that has least left. Raises QuotaExceededError, and charges and counts nothing, when
         one of them is over a quota: its `state` is a RateState if that is points a second. LogFullError when the disk is.
         """
         series = points.series if rows is None else points.series[rows]
         if not len(series):
-            return RateState()
+            return self.admit_rows(further) if further else RateState()
         with self._lock, _disk_full_told():
-            return self._admit(points.table, series)
+            return self._admit(points.table, series, further or {})
 
     def admit_rows(self, wanted: Mapping[str, int]) -> RateState:
         """Charge rows that have no series (plays) as so many points, by tenant. Returns and raises as `admit` does."""
@@ -92,9 +110,11 @@ class QuotaGate:
     def close(self) -> None:
         self._buckets.close()
 
-    def _admit(self, table: SeriesNumbers, series: Numbers) -> RateState:
+    def _admit(self, table: SeriesNumbers, series: Numbers, further: Mapping[str, int]) -> RateState:
         self._refresh()
         wanted, uncounted = self._series.look(table, series)
+        for tenant, number in further.items():
+            wanted[tenant] = wanted.get(tenant, 0) + number
         self._check_stored(wanted)
         if not uncounted:
             return self._charge(wanted)
@@ -127,12 +147,14 @@ class QuotaGate:
         began = self._monotonic()
         if began < self._until:
             return
-        own = self._quotas.own()
+        self._take(self._quotas.own(), self._stored.read())
+        self._until = began + _REMEMBERED_SECONDS
+
+    def _take(self, own: Mapping[str, OwnLimits], sizes: Mapping[str, int]) -> None:
         if {t: limits.active_series for t, limits in own.items()} != {t: limits.active_series for t, limits in self._own.items()}:
             self._series.recount()
         self._own, self._limits = own, {}
-        self._stored.refresh()
-        self._until = began + _REMEMBERED_SECONDS
+        self._stored.sizes = sizes
 
 
 @contextmanager
@@ -148,13 +170,14 @@ class _StoredBytes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._sizes: Mapping[str, int] = {}
+        self.sizes: Mapping[str, int] = {}
 
     def of(self, tenant: str) -> int:
-        return self._sizes.get(tenant, 0)
+        return self.sizes.get(tenant, 0)
 
-    def refresh(self) -> None:
+    def read(self) -> Mapping[str, int]:
         try:
-            self._sizes = json.loads(self._path.read_text(encoding="utf-8"))["bytes"]
+            sizes: Mapping[str, int] = json.loads(self._path.read_text(encoding="utf-8"))["bytes"]
         except (FileNotFoundError, ValueError):  # ValueError: a crash of the machine may leave it empty
-            self._sizes = {}
+            return {}
+        return sizes

@@ -54,6 +54,14 @@ class TenantRecord:
         return self.changed_at if self.status is TenantStatus.REMOVED else None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """By whom, for the audit trail."""
+
+    actor: str = COMMAND_LINE
+    request_id: str | None = None
+
+
 class Tenants:
     """The register in the operational database."""
 
@@ -62,7 +70,7 @@ class Tenants:
         self._clock = clock
         self._audit = Audit(database, clock)
 
-    def ensure(self, tenant: str, *, demo: bool = False) -> bool:
+    def ensure(self, tenant: str, *, demo: bool = False, actor: str = COMMAND_LINE, request_id: str | None = None) -> bool:
         """Register `tenant` unless it is known. True when it was not. A removed tenant comes back as active.
 
         Raises BusyError for one whose data is being deleted.
@@ -71,14 +79,15 @@ class Tenants:
         known = self._status(name)
         if known is not None and known is not TenantStatus.REMOVED and known is not TenantStatus.PURGING:
             return False
-        return self._database.write(lambda connection: self._register(connection, name, demo, bring_back=True))
+        by = _Asked(actor, request_id)
+        return self._database.write(lambda connection: self._register(connection, name, demo, by, bring_back=True))
 
     def register_defaults(self) -> None:
         """Register DEFAULT_TENANTS unless they are known; one that was suspended or removed stays so."""
         known = {record.tenant for record in self.records()}
         for name in DEFAULT_TENANTS:
             if name not in known:
-                self._database.write(partial(self._register, name=name, demo=False, bring_back=False))
+                self._database.write(partial(self._register, name=name, demo=False, by=_Asked(), bring_back=False))
 
     def records(self) -> Sequence[TenantRecord]:
         """All tenants by name, removed ones too."""
@@ -148,7 +157,7 @@ class Tenants:
             found = connection.execute(sa.select(tenants.c.status).where(tenants.c.tenant == tenant)).scalar()
         return None if found is None else TenantStatus(found)
 
-    def _register(self, connection: sa.Connection, name: str, demo: bool, bring_back: bool) -> bool:
+    def _register(self, connection: sa.Connection, name: str, demo: bool, by: _Asked, bring_back: bool) -> bool:
         import sqlalchemy as sa
 
         from analytics_dagster.lake.state_tables import tenants
@@ -158,13 +167,16 @@ class Tenants:
         if found is None:
             values = {"tenant": name, "status": TenantStatus.ACTIVE, "created_at": now, "changed_at": now, "demo": demo}
             connection.execute(tenants.insert().values(values))
-            self._audit.record("tenant.add", COMMAND_LINE, tenant=name, target=name, connection=connection)
+            self._note("tenant.add", name, by, connection)
         elif bring_back:
             _refuse_purging(name, found)
             if found == TenantStatus.REMOVED:
                 _change(connection, name, TenantStatus.ACTIVE, now)
-                self._audit.record("tenant.restore", COMMAND_LINE, tenant=name, target=name, connection=connection)
+                self._note("tenant.restore", name, by, connection)
         return found is None
+
+    def _note(self, action: str, name: str, by: _Asked, connection: sa.Connection) -> None:
+        self._audit.record(action, by.actor, tenant=name, target=name, request_id=by.request_id, connection=connection)
 
 
 class TenantStatuses:

@@ -16,7 +16,7 @@ from analytics_dagster.ingest.raw import build_catalogue, build_raw_days, first_
 from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.lake.content import day_contents
 from analytics_dagster.lake.publications import Publication
-from analytics_dagster.lake.schemas import PLAYS, USERS, landing
+from analytics_dagster.lake.schemas import PLAYS, QUARANTINE, USERS, landing
 from analytics_dagster.settings import Settings
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -97,12 +97,15 @@ def test_a_refused_record_is_kept_once_with_its_bytes(installation: Installation
     assert (row["file"], row["line"], row["field"], row["original"]) == ("plays.csv", 7, "played_at", b"\xff,soon\r")
 
 
-def test_an_arrival_is_complete_only_when_said_so(installation: Installation) -> None:
-    installation.landing.append("acme", PLAYS, plays(("a", NOON)), "x")
-    assert not installation.landing.arrivals_of("acme", "x")
-    installation.landing.complete("acme", "x")
-    assert installation.landing.arrivals_of("acme", "x")
-    assert not installation.landing.arrivals_of("other", "x")
+def test_the_newest_of_the_quarantine_come_oldest_first(installation: Installation, clock: ManualClock) -> None:
+    assert installation.landing.quarantined("acme", 2).num_rows == 0
+    for name, line in (("a.csv", 9), ("b.csv", 2), ("b.csv", 1)):
+        installation.landing.quarantine("acme", [Refused(name, line, None, "is no record", b"?")], "x", "plays")
+        clock.advance(dt.timedelta(seconds=line == 9))
+    newest = installation.landing.quarantined("acme", 2)
+    assert newest.schema == QUARANTINE.arrow
+    assert [(row["file"], row["line"]) for row in newest.to_pylist()] == [("b.csv", 1), ("b.csv", 2)]
+    assert installation.landing.quarantined("acme").column("line").to_pylist() == [9, 1, 2]
 
 
 def test_first_arrival_is_none_for_a_table_without_any(installation: Installation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 import threading
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     database.migrate()
     with database.read() as connection:
         assert connection.execute(sa.select(cursors.c.value)).scalar() == "1"
+
+
+def test_a_postgresql_that_does_not_answer_is_given_up(postgres_url: str) -> None:
+    own = sa.make_url(postgres_url).update_query_dict({"connect_timeout": "7"}).render_as_string(hide_password=False)
+    for url, patience in ((postgres_url, "10"), (own, "7")):
+        database = Database(url)
+        with database.read() as connection:
+            told = connection.connection.dbapi_connection.info.dsn_parameters  # type: ignore[union-attr]  # psycopg2's own
+        assert told["connect_timeout"] == patience
+        database.dispose()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg2://u@127.0.0.1:{silent.getsockname()[1]}/d?connect_timeout=2"
+        with pytest.raises(sa.exc.OperationalError, match="timeout expired"), Database(url).read():
+            pass
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:

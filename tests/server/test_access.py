@@ -196,6 +196,10 @@ def test_a_key_is_made_used_and_revoked_over_http(server: Running, acme: httpx.C
 def test_a_platform_admin_registers_tenants_and_sees_all(server: Running) -> None:
     with server.client(server.key(Role.PLATFORM_ADMIN)) as admin:
         assert admin.post("/analytics/tenants", json={"tenant": "newcomer"}).json()["status"] == "active"
+        [added] = [
+            row for row in admin.get("/analytics/audit", params={"tenant": "newcomer"}).json() if row["action"] == "tenant.add"
+        ]
+        assert (added["actor"], added["request_id"] is not None) == (server.key(Role.PLATFORM_ADMIN)[:11], True)
         assert {"default", "acme", "newcomer"} <= {row["tenant"] for row in admin.get("/analytics/tenants").json()}
         assert admin.post("/analytics/tenants", json={"tenant": "Not A Name"}).status_code == 400
         assert admin.get("/analytics/query", params={"metric": "plays", "tenant": "nobody"}).status_code == 404

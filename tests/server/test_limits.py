@@ -12,6 +12,7 @@ from server.running import Running, serving, wait_for
 
 from analytics_dagster.clock import SystemClock
 from analytics_dagster.ingest.consume import alone
+from analytics_dagster.installation import open_installation
 from analytics_dagster.settings import Settings
 from analytics_dagster.tenancy.quotas import Quotas
 from analytics_dagster.tenancy.roles import Role
@@ -36,10 +37,11 @@ def small(tmp_path_factory: pytest.TempPathFactory, statsd_port: int) -> Iterato
     """A log of 1 MiB; tenant `bounded` may send 10 points a second, 100 at once, and have 3 series."""
     home = tmp_path_factory.mktemp("small") / ".analytics"
     settings = {"ANALYTICS_LOG_MAX_BYTES": str(2**20), "ANALYTICS_STATSD": f"127.0.0.1:{statsd_port}"}
+    opened = open_installation(Settings.from_environment(home), create=True)
+    opened.tenants.ensure("bounded")
+    Quotas(opened.database, opened.settings, opened.clock).set("bounded", {"points_per_second": 10, "active_series": 3})
+    opened.database.dispose()
     with serving(home, **settings) as running:
-        running.installation.tenants.ensure("bounded")
-        quotas = Quotas(running.installation.database, Settings.from_environment(home), SystemClock())
-        quotas.set("bounded", {"points_per_second": 10, "active_series": 3})
         yield running
 
 
@@ -70,6 +72,32 @@ def test_a_tenant_over_its_rate_is_told_to_wait_and_how_it_stands(bounded: httpx
     assert refused.headers["content-type"] == "application/problem+json"
     # What speaks another protocol says it in that protocol's words.
     assert bounded.post("/write", content=b"\n".join(b"m,n=1 v=%d" % n for n in range(95))).json()["code"] == "too many requests"
+
+
+def test_bad_rows_are_charged_too_and_what_a_quota_refuses_leaves_none_in_the_quarantine(small: Running) -> None:
+    small.installation.tenants.ensure("careless")
+    quotas = Quotas(small.installation.database, Settings.from_environment(small.home), SystemClock())
+    quotas.set("careless", {"points_per_second": 1})
+    with small.client(small.key(Role.TENANT_ADMIN, "careless")) as client:
+
+        def aside() -> int:
+            return len(client.get("/analytics/quarantine").json())
+
+        def send(bad: int, key: str | None = None) -> int:
+            body = [{"name": "fine", "value": 1}, *[{"name": "", "value": n} for n in range(bad)]]
+            headers = {"Idempotency-Key": key} if key else {}
+            return client.post(ROUTE, params={"partial": "true"}, json=body, headers=headers).status_code
+
+        def limited() -> bool:
+            return "ratelimit" in client.post(ROUTE, json=rows(1, "fine")).headers
+
+        wait_for("the quota", limited)
+        assert [send(30), send(30, "k1"), aside()] == [429, 429, 0]
+        # The same body again, its answer lost: its rows are there once.
+        assert wait_for("points to be allowed", lambda: send(3) == 202)
+        assert aside() == 3
+        assert wait_for("points to be allowed", lambda: send(3, "k2") == 202)
+        assert aside() == 3
 
 
 def test_a_runaway_label_is_refused_by_its_name(small: Running) -> None:

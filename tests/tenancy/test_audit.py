@@ -19,14 +19,15 @@ def test_what_is_done_to_tenants_is_told_in_order(database: Database, clock: Man
     tenants.set_status("acme", TenantStatus.SUSPENDED, actor="ak_12345678")
     tenants.set_status("acme", TenantStatus.SUSPENDED)  # changes nothing, so there is nothing to tell
     tenants.set_status("acme", TenantStatus.REMOVED)
-    tenants.ensure("acme")
+    tenants.ensure("acme", actor="ak_12345678", request_id="r1")
     entries = Audit(database, clock).entries(tenant="acme")
     assert [(e.action, e.actor) for e in entries] == [
         ("tenant.add", COMMAND_LINE),
         ("tenant.suspend", "ak_12345678"),
         ("tenant.remove", COMMAND_LINE),
-        ("tenant.restore", COMMAND_LINE),
+        ("tenant.restore", "ak_12345678"),
     ]
+    assert entries[3].request_id == "r1"
     assert entries[1].at - entries[0].at == MINUTE
 
 

@@ -221,6 +221,37 @@ def test_a_changed_quota_counts_within_five_seconds(door: Door, limited: QuotaGa
         limited.admit(door.points("acme", range(12, 13)))
 
 
+def test_a_gate_that_is_renewed_never_reads_the_database_and_keeps_limits_that_cannot_be_read(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Quotas) -> None:
+        raise ConnectionError("the database is away")
+
+    door.quotas.set("acme", {"active_series": 10})
+    gate = QuotaGate(door.home, door.installation.settings, door.installation.database, door.clock, door.stopwatch, renewed=True)
+    gate.renew()
+    door.quotas.set("acme", {"active_series": 12})
+    with monkeypatch.context() as patched:
+        patched.setattr(Quotas, "own", away)
+        door.stopwatch.advance(60)
+        gate.admit(door.points("acme", range(10)))
+        with pytest.raises(ConnectionError):
+            gate.renew()
+        with pytest.raises(QuotaExceededError):
+            gate.admit(door.points("acme", range(12)))
+    gate.renew()
+    gate.admit(door.points("acme", range(12)))
+    gate.close()
+
+
+def test_rows_without_a_series_are_charged_with_the_points(door: Door, limited: QuotaGate) -> None:
+    assert limited.admit(door.points("acme", range(10)), further={"acme": 5}).remaining == 985
+    assert limited.admit(door.points("acme", range(0)), further={"acme": 5}).remaining == 980
+    assert limited.admit(door.points("globex", range(1)), further={"acme": 980}).remaining == 0
+    with pytest.raises(RateExceededError):
+        limited.admit(door.points("globex", range(1)), further={"acme": 5})
+
+
 def test_a_limit_that_is_set_later_counts_what_was_sent_without_one(door: Door) -> None:
     door.quotas.set("acme", {"active_series": 0})
     gate = door.gate()
