@@ -103,6 +103,7 @@ class KafkaLog:
         self._max_waiting = max_waiting_bytes
         # The last is the one in use; one that failed for good stays until it has told so of each message.
         self._producers = [_producer(address)]
+        self._failed: Producer | None = None
         self._queue: deque[tuple[Points | Plays, Future[None], int]] = deque()
         self._waiting_bytes = self._under_way = 0
         self._closing = self._stopped = False
@@ -195,16 +196,33 @@ class KafkaLog:
 
     def _produce(self, message: bytes, group: _Group) -> None:
         deadline = time.monotonic() + _DELIVERY_SECONDS
+        library = client_library()
         while True:
+            producer = self._working()
             try:
-                producer = self._producers[-1]
                 producer.produce(self._address.topic, message, on_delivery=partial(self._delivered, producer, group))
                 return
+            except library.KafkaException as error:
+                if error.args[0].code() != library.KafkaError._FATAL or time.monotonic() > deadline:
+                    raise
+                self._failed = producer
             except BufferError:
                 # librdkafka's own queue is full; the poller empties it.
                 if time.monotonic() > deadline:
                     raise LogFullError("the brokers take nothing; see whether they are up", retry_after=5.0) from None
                 time.sleep(0.01)
+
+    def _working(self) -> Producer:
+        """The producer in use, a new one in place of one that failed for good. Raises LogFullError when none can be made."""
+        if self._producers[-1] is self._failed:
+            _LOG.error("the Kafka producer failed for good; beginning a new one")
+            try:
+                self._producers.append(_producer(self._address))
+            except Exception as error:  # whatever it is, nothing was accepted, and the next group tries again
+                raise LogFullError(
+                    f"no new Kafka producer can be made ({error}); nothing was accepted: see to the brokers"
+                ) from error
+        return self._producers[-1]
 
     def _delivered(self, producer: Producer, group: _Group, error: KafkaError | None, _message: Message) -> None:
         failure = None
@@ -213,8 +231,9 @@ class KafkaLog:
                 f"{self._address.topic} at {self._address.brokers} did not take the rows: {error.str()}; see to the brokers"
             )
             if error.fatal() and producer is self._producers[-1]:
-                _LOG.error("the Kafka producer failed for good (%s); beginning a new one", error.str())
-                self._producers.append(_producer(self._address))
+                # The sender makes the new one: what that raises would end this thread, and with it every acknowledgement.
+                _LOG.error("the Kafka producer failed for good: %s", error.str())
+                self._failed = producer
         self._settle(group, 1, failure)
 
     def _settle(self, group: _Group, messages: int, error: Exception | None) -> None:

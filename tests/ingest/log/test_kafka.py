@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from analytics_dagster import AnalyticsMetric, LocalEngine
 from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import LogFullError, SettingsError
 from analytics_dagster.ingest.consume import consume
+from analytics_dagster.ingest.log import kafka
 from analytics_dagster.ingest.log.interface import PLAYS, POINTS, Batch, LogSource
 from analytics_dagster.ingest.log.kafka import KafkaAddress, KafkaLog, kafka_sources
 from analytics_dagster.ingest.log.kafka_frames import decode_frame, frames
@@ -202,6 +203,40 @@ def test_brokers_that_are_away_are_a_full_log_and_no_loss(topic: str) -> None:
     log.close()
     with pytest.raises(LogFullError, match="closed"):
         log.append(_points(("default", "cpu", 1, 1.0)))
+
+
+def test_writers_learn_that_a_producer_failed_for_good_and_the_next_one_takes_rows(
+    brokers: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying:
+        """A producer as it is after an error for which only a new one helps; librdkafka makes none of those on request."""
+
+        def __init__(self) -> None:
+            self.told: list[Callable[[KafkaError, None], None]] = []
+
+        def produce(self, _topic: str, _message: bytes, on_delivery: Callable[[KafkaError, None], None]) -> None:
+            self.told.append(on_delivery)
+
+        def poll(self, _seconds: float) -> None:
+            while self.told:
+                self.told.pop()(KafkaError(KafkaError._FATAL, "fenced", fatal=True), None)
+
+        def __len__(self) -> int:
+            return len(self.told)
+
+    def none(_: KafkaAddress) -> Producer:
+        raise SettingsError("no producer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kafka, "_producer", lambda _: Dying())
+        log = KafkaLog(KafkaAddress.parse(f"kafka://{brokers}/{topic}"))
+        patched.setattr(kafka, "_producer", none)
+        with pytest.raises(LogFullError, match="fenced"):
+            log.append(_points(("default", "cpu", 1, 1.0))).result(PATIENCE)
+        with pytest.raises(LogFullError, match="no producer"):
+            log.append(_points(("default", "cpu", 1, 1.0))).result(PATIENCE)
+    log.append(_points(("default", "cpu", 1, 1.0))).result(PATIENCE)
+    log.close()
 
 
 def test_a_message_that_no_log_wrote_is_set_aside_and_passed(brokers: str, topic: str, opened: Open) -> None:
