@@ -85,12 +85,6 @@ def newest_note(database: Database, tenant: str, table: str) -> int:
         return int(connection.execute(query).scalar() or 0)
 
 
-def arrivals_after(database: Database, note: int) -> list[Arrived]:
-    """What landed since the arrival note `note`, by table."""
-    with database.read() as connection:
-        return _arrived(connection, {}, note)
-
-
 def take_unreported(database: Database, now: dt.datetime, tables: Sequence[str] = (), since: int = 0) -> list[Arrived]:
     """What landed since it was last taken, by table (`tables`, or all), each row once whoever asks: the sensor that tells Dagster
     of arrivals, or the step that consumes the log.

@@ -23,7 +23,7 @@ from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import BusyError, IntegrityError
 from analytics_dagster.ingest.consume import PAUSE, Consumed, consume, consume_all
 from analytics_dagster.ingest.positions import positions, waiting
-from analytics_dagster.ingest.raw import arrivals_after, build_raw_days, stale_days
+from analytics_dagster.ingest.raw import build_raw_days, stale_days, take_unreported
 from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.lake import schemas
 from analytics_dagster.lake.database import Database
@@ -162,7 +162,7 @@ def test_the_log_leaves_one_note_for_each_day_and_counts_rows_until_they_are_rep
     for number in range(3):
         source.add(points(("acme", "a", number)))
         consume(house, sources=[source])
-    [arrived] = arrivals_after(house.database, 0)
+    [arrived] = take_unreported(house.database, house.clock.now())
     assert (arrived.table, arrived.rows, arrived.tenants) == ("metrics", 3, ("acme",))
     assert len(all_notes(house)) == 1
 

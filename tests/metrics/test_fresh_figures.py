@@ -11,16 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from analytics_dagster.errors import RetryableError
 from analytics_dagster.ingest.consume import consume
 from analytics_dagster.ingest.log.interface import PLAYS, POINTS, Batch, LogSource
 from analytics_dagster.ingest.log.open import open_log, open_sources
 from analytics_dagster.ingest.points import PLAY_ROWS, POINT_ROWS, Points, SeriesTable, canonical_labels
 from analytics_dagster.installation import Installation
+from analytics_dagster.lake.interruption import GivenUpError, Interruption
 from analytics_dagster.lake.schemas import METRICS
 from analytics_dagster.metrics.fresh import Fresh
 from analytics_dagster.metrics.load import load_catalogue
-from analytics_dagster.metrics.query import MetricQuery, find_metric, run_query
-from analytics_dagster.metrics.recorded import recorded_labels, recorded_names
+from analytics_dagster.metrics.query import MetricQuery, answer_query, run_query
+from analytics_dagster.metrics.recorded import recorded_names
 from analytics_dagster.metrics.tail import TailCache
 from analytics_dagster.orchestration.build import build_aggregates, build_raw
 
@@ -125,8 +127,9 @@ def test_names_labels_and_types_that_only_the_tail_has_are_known(world: World) -
     world.source.put((at(10), "depth", "gauge", 4.0, {"host": "a"}), (at(11), "sent", "counter", 4.0, {"zone": "x"}))
     assert recorded_names(world.tenant, CATALOGUE) == {}
     assert recorded_names(world.tenant, CATALOGUE, world.fresh) == {"depth": "gauge", "sent": "counter"}
-    assert recorded_labels(world.tenant, CATALOGUE, "sent", world.fresh) == ("zone",)
-    assert "counter" in find_metric(world.tenant, CATALOGUE, "sent", fresh=world.fresh).description
+    answer = answer_query(world.tenant, CATALOGUE, MetricQuery("sent", by=("zone",)), world.fresh)
+    assert "counter" in answer.metric.description
+    assert answer.figures.column("zone").to_pylist() == ["x"]
 
 
 def test_points_of_another_tenant_and_another_name_are_not_in_the_answer(world: World) -> None:
@@ -231,6 +234,38 @@ def test_a_tail_longer_than_memory_allows_is_still_answered_whole(world: World, 
     assert tail.find("acme", "depth", {}).num_rows == 100
     assert tail.rows <= most_rows + 10
     assert tail.find("acme", "depth", {world.source.name: 60}).num_rows == 40
+
+
+def test_a_tail_that_is_too_long_to_collect_is_refused_and_what_is_not_asked_for_does_not_count(world: World) -> None:
+    for minute in range(10):
+        world.source.put(*((at(10, minute, second), "depth", "gauge", 1.0, {"at": str(minute)}) for second in range(10)))
+        world.source.put((at(10, minute), "width", "gauge", 1.0, {}), (at(10, minute), "depth", "gauge", 1.0, {}), tenant="other")
+    tail = TailCache(lambda: [world.source], most_rows=30, most_collected=40)
+    assert tail.find("other", None, {}).num_rows == 20
+    assert tail.find("acme", "depth", {world.source.name: 60}).num_rows == 70
+    world.source.put(*((at(11, minute), "depth", "gauge", 1.0, {}) for minute in range(10)))
+    with pytest.raises(RetryableError, match=r"tenant 'acme' wait in the log.*its consumer is behind"):
+        tail.find("acme", None, {})
+    assert tail.find("acme", None, {world.source.name: 100}).num_rows == 60
+
+
+def test_what_is_collected_keeps_only_the_texts_it_uses(world: World) -> None:
+    for minute in range(6):
+        world.source.put(*((at(10, minute), f"name {n}", "gauge", float(n), {"n": str(n)}) for n in range(50)))
+    found = TailCache(lambda: [world.source], most_rows=1).find("acme", "name 7", {})
+    assert found.column("value").to_pylist() == [7.0] * 6
+    assert found.column("row").to_pylist() == [7] * 6
+    assert found.column("position").to_pylist() == [10, 20, 30, 40, 50, 60]
+    assert [len(chunk.dictionary) for chunk in found.column("labels").chunks] == [1] * 6
+
+
+def test_a_question_that_nobody_waits_for_stops_reading_the_log(world: World) -> None:
+    for minute in range(10):
+        world.source.put((at(10, minute), "depth", "gauge", 1.0, {}))
+    interruption = Interruption()
+    interruption.interrupt()
+    with pytest.raises(GivenUpError):
+        TailCache(lambda: [world.source], most_rows=1).find("acme", "depth", {}, interruption.check)
 
 
 def test_the_embedded_log_is_read_while_it_is_written(world: World) -> None:
