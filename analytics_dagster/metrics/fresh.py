@@ -21,6 +21,7 @@ from analytics_dagster.ingest.identity import SERIES_ID_SQL, point_id_sql
 from analytics_dagster.ingest.log.interface import LogSource
 from analytics_dagster.ingest.positions import positions
 from analytics_dagster.lake.compute import connect, literal
+from analytics_dagster.lake.interruption import Interruption
 from analytics_dagster.lake.opened import OpenedTable
 from analytics_dagster.lake.publications import Status
 from analytics_dagster.lake.schemas import METRICS, Layer, landing
@@ -62,14 +63,19 @@ class Fresh:
         self._lock = threading.Lock()
 
     @contextmanager
-    def recent(self, tenant: TenantLake, name: str | None) -> Iterator[tuple[Recent, duckdb.DuckDBPyConnection]]:
+    def recent(
+        self, tenant: TenantLake, name: str | None, interruption: Interruption | None = None
+    ) -> Iterator[tuple[Recent, duckdb.DuckDBPyConnection]]:
         """A tenant's recent points of a name, and a connection that they can be read by until the context is left.
 
-        Without a name: one row for each name and type, with its newest time and nothing else.
+        Without a name: one row for each name and type, with its newest time and nothing else. `interruption` ends what is read
+        within the context, and what is read here. Raises RetryableError while the log's consumer is too far behind.
         """
+        interruption = interruption or Interruption()
         connection = self._connection()
         try:
-            yield self._gather(connection, tenant, name), connection
+            with interruption.covering(connection):
+                yield self._gather(connection, tenant, name, interruption), connection
         finally:
             connection.close()
 
@@ -80,9 +86,12 @@ class Fresh:
                 self._engine.close()
                 self._engine = None
 
-    def _gather(self, connection: duckdb.DuckDBPyConnection, tenant: TenantLake, name: str | None) -> Recent:
+    def _gather(
+        self, connection: duckdb.DuckDBPyConnection, tenant: TenantLake, name: str | None, interruption: Interruption
+    ) -> Recent:
         consumed = {source: known.position for source, known in positions(self._database).items()}
-        tail = self._tail.find(tenant.tenant, name, consumed)
+        tail = self._tail.find(tenant.tenant, name, consumed, interruption.check)
+        interruption.check()
         stale, closed = self._stale.of(tenant.tenant)
         days = (stale | _days_of(tail)) - closed
         if not days:

@@ -40,6 +40,7 @@ from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql
 if TYPE_CHECKING:
     import duckdb
 
+    from analytics_dagster.lake.interruption import Interruption
     from analytics_dagster.lake.lake import TenantLake
     from analytics_dagster.metrics.fresh import Fresh
 
@@ -107,9 +108,15 @@ def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fres
     return answer_query(tenant, catalogue, query, fresh).figures
 
 
-def answer_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fresh: Fresh | None = None) -> Answer:
-    """As `run_query`, with what the name meant."""
-    with recorded_points(tenant, catalogue, fresh, query.metric) as (points, connection):
+def answer_query(
+    tenant: TenantLake,
+    catalogue: Catalogue,
+    query: MetricQuery,
+    fresh: Fresh | None = None,
+    interruption: Interruption | None = None,
+) -> Answer:
+    """As `run_query`, with what the name meant. `interruption` lets another thread end it."""
+    with recorded_points(tenant, catalogue, fresh, query.metric, interruption) as (points, connection):
         metric = _find(points, catalogue, query.metric, query.aggregate)
         return Answer(metric, _answer(connection, _plan(tenant, catalogue, metric, query, points)))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.lake.compute import connect, literal
+from analytics_dagster.lake.interruption import Interruption
 from analytics_dagster.metrics.declarations import (
     Catalogue,
     Direction,
@@ -139,14 +140,22 @@ class RecordedPoints:
 
 @contextmanager
 def recorded_points(
-    tenant: TenantLake, catalogue: Catalogue, fresh: Fresh | None = None, name: str | None = None
+    tenant: TenantLake,
+    catalogue: Catalogue,
+    fresh: Fresh | None = None,
+    name: str | None = None,
+    interruption: Interruption | None = None,
 ) -> Iterator[tuple[RecordedPoints, duckdb.DuckDBPyConnection]]:
-    """What a tenant recorded, and the connection it is read by. With `fresh`, recent points of `name` (None: of all) too."""
+    """What a tenant recorded, and the connection it is read by. With `fresh`, recent points of `name` (None: of all) too.
+
+    `interruption` ends what is read within the context.
+    """
+    interruption = interruption or Interruption()
     if fresh is None:
-        with connect() as connection:
+        with connect() as connection, interruption.covering(connection):
             yield RecordedPoints(tenant, catalogue, connection, Recent()), connection
     else:
-        with fresh.recent(tenant, name) as (recent, connection):
+        with fresh.recent(tenant, name, interruption) as (recent, connection):
             yield RecordedPoints(tenant, catalogue, connection, recent), connection
 
 

@@ -104,6 +104,11 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": sent})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def client_gone(self) -> None:
+        """Done when the client has closed its connection. For routes whose body was read, or that have none."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
     async def _rest(self, first: bytes, message: MutableMapping[str, Any], expected: int, limit: int) -> bytes:
         chunks, size = [first], len(first)
         while True:

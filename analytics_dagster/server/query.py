@@ -1,4 +1,7 @@
-"""GET /analytics/query: figures as JSON, CSV or Arrow, with limits on how many run, how long, and how much they answer."""
+"""GET /analytics/query: figures as JSON, CSV or Arrow, with limits on how many run, how long, and how much they answer.
+
+No tenant's queries can keep the others' out: one has at most half of the places, and whoever waits does so in its tenant's line.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import csv
 import datetime as dt
 import io
 import threading
+from collections import Counter, deque
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from analytics_dagster.errors import UserError
+from analytics_dagster.lake.interruption import GivenUpError, Interruption
 from analytics_dagster.metrics.fresh import Fresh
 from analytics_dagster.server.problems import Problem, retry_after
 
@@ -29,18 +35,81 @@ MEDIA = {"json": "application/json", "csv": "text/csv; charset=utf-8", "arrow": 
 MAX_ROWS = 1_000_000
 QUERY_SECONDS = 30.0
 _AT_ONCE = 4
-_MOST_WAITING = 64
+_AT_ONCE_OF_ONE = _AT_ONCE // 2
+_MOST_WAITING = 512
+_MOST_WAITING_OF_ONE = 64
+# DuckDB forgets that it was interrupted between two statements.
+_INTERRUPT_AGAIN_SECONDS = 0.1
+
+
+class _Question:
+    """One query from its place in the line to its end. `turn` is done when it may start."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.interruption = Interruption()
+
+
+class _Line:
+    """Whose query is next: a line for each tenant, which take turns. For one thread, the event loop."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._waiting: dict[str, deque[_Question]] = {}  # tenants whose turn comes first stand first
+
+    def join(self, question: _Question) -> None:
+        """Start it, or let it wait. Raises Problem 503 when too many wait."""
+        of_one = len(self._waiting.get(question.tenant, ()))
+        if of_one >= _MOST_WAITING_OF_ONE:
+            raise Problem(503, f"{of_one} queries of this tenant are waiting; try again", headers=[retry_after(1)])
+        if sum(map(len, self._waiting.values())) >= _MOST_WAITING:
+            raise Problem(503, f"{_MOST_WAITING} queries are waiting; try again", headers=[retry_after(1)])
+        self._waiting.setdefault(question.tenant, deque()).append(question)
+        self._start()
+
+    def leave(self, question: _Question) -> None:
+        """It has ended, or waits no more."""
+        if question.turn.done() and not question.turn.cancelled():
+            self._running[question.tenant] -= 1
+            if not self._running[question.tenant]:
+                del self._running[question.tenant]
+            self._start()
+        else:
+            self._drop(question)
+
+    def _start(self) -> None:
+        while self._running.total() < _AT_ONCE:
+            tenant = next((t for t in self._waiting if self._running[t] < _AT_ONCE_OF_ONE), None)
+            if tenant is None:
+                return
+            line = self._waiting.pop(tenant)
+            question = line.popleft()
+            if line:
+                self._waiting[tenant] = line  # behind the others
+            self._running[tenant] += 1
+            question.turn.set_result(None)
+
+    def _drop(self, question: _Question) -> None:
+        line = self._waiting[question.tenant]
+        line.remove(question)
+        if not line:
+            del self._waiting[question.tenant]
 
 
 class QueryDesk:
-    """Runs queries in threads of their own: at most _AT_ONCE, and no more than _MOST_WAITING behind them."""
+    """Runs queries in threads of their own: at most _AT_ONCE, half of them one tenant's, the others in line by tenant.
+
+    A query that nobody waits for any more (its time is up, its client is gone) is interrupted and makes room.
+    """
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="query")
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
-        self._open = 0
+        self._line = _Line()
+        self._running: set[_Question] = set()
         self.fresh = Fresh(installation)
 
     def catalogue(self) -> Catalogue:
@@ -52,37 +121,77 @@ class QueryDesk:
                 self._catalogue = load_catalogue(self._installation.settings.analytics_metrics)
             return self._catalogue
 
-    async def run(self, tenant: str, asked: MetricQuery, format_: str) -> bytes:
-        """The answer's body. Raises Problem 503 when too many wait or it takes too long, 422 when it is too much."""
-        if self._open >= _AT_ONCE + _MOST_WAITING:
-            raise Problem(503, f"{self._open} queries are waiting; try again", headers=[retry_after(1)])
-        self._open += 1
-        future = self._threads.submit(self._answer, tenant, asked, format_)
-        # A query that takes too long keeps its thread until it ends, so it goes on counting.
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._closed))
+    async def run(self, tenant: str, asked: MetricQuery, format_: str, gone: Coroutine[None, None, None]) -> bytes:
+        """The answer's body. Raises Problem 503 when too many wait or it takes too long, 422 when it is too much.
+
+        `gone` ends when the client has gone away.
+        """
+        question = _Question(tenant)
+        leaving = asyncio.ensure_future(gone)
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), QUERY_SECONDS)
-        except TimeoutError:
-            future.cancel()
-            raise Problem(
-                503,
-                f"the query took longer than {QUERY_SECONDS:g} s; ask for a shorter range or a coarser grain",
-                kind="query-timeout",
-                headers=[retry_after(None)],
-            ) from None
+            self._line.join(question)
+            answering = asyncio.ensure_future(self._turn(question, asked, format_))
+            # Its place is free when its thread has ended, not before.
+            answering.add_done_callback(lambda _: self._ended(question))
+            await asyncio.wait({answering, leaving}, timeout=QUERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                return answering.result()
+            raise self._give_up(question, answering, left=leaving.done())
+        except asyncio.CancelledError:
+            self._give_up(question, answering, left=True)
+            raise
+        finally:
+            leaving.cancel()
 
     def close(self) -> None:
+        for question in self._running:
+            question.interruption.interrupt()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.fresh.close()
 
-    def _closed(self) -> None:
-        self._open -= 1
+    async def _turn(self, question: _Question, asked: MetricQuery, format_: str) -> bytes:
+        """Wait in line, then answer."""
+        await question.turn
+        self._running.add(question)
+        return await asyncio.wrap_future(self._threads.submit(self._answer, question, asked, format_))
 
-    def _answer(self, tenant: str, asked: MetricQuery, format_: str) -> bytes:
+    def _ended(self, question: _Question) -> None:
+        self._running.discard(question)
+        self._line.leave(question)
+
+    def _give_up(self, question: _Question, answering: asyncio.Future[bytes], *, left: bool) -> Problem:
+        """Nobody waits for it any more. What to say, if there is somebody to say it to."""
+        started = question.turn.done()
+        if started:
+            self._interrupt(question, answering)
+        else:
+            answering.cancel()
+        if left:
+            return Problem(400, "the client went away before its answer was there")
+        said = f"the query took longer than {QUERY_SECONDS:g} s; ask for a shorter range or a coarser grain"
+        if not started:
+            said = f"the query waited for others for {QUERY_SECONDS:g} s; try again"
+        return Problem(503, said, kind="query-timeout", headers=[retry_after(None)])
+
+    def _interrupt(self, question: _Question, answering: asyncio.Future[bytes]) -> None:
+        if answering.done():
+            answering.exception()  # nobody else looks at it
+            return
+        question.interruption.interrupt()
+        asyncio.get_running_loop().call_later(_INTERRUPT_AGAIN_SECONDS, self._interrupt, question, answering)
+
+    def _answer(self, question: _Question, asked: MetricQuery, format_: str) -> bytes:
+        import duckdb
+
         from analytics_dagster.metrics.query import answer_query
 
-        answer = answer_query(self._installation.lake.tenant(tenant), self.catalogue(), asked, self.fresh)
+        lake, interruption = self._installation.lake.tenant(question.tenant), question.interruption
+        try:
+            interruption.check()
+            answer = answer_query(lake, self.catalogue(), asked, self.fresh, interruption)
+            interruption.check()
+        except duckdb.InterruptException:
+            raise GivenUpError("the query was interrupted; try again") from None
         figures = answer.figures
         if figures.num_rows > MAX_ROWS:
             raise Problem(
