@@ -34,6 +34,7 @@ async def take_data_points(service: Service, exchange: Exchange) -> None:
     now = service.now_us()
     written = await parsed(service, who, lambda admission: service.readers.otlp.read(body, as_json, admission, now))
     headers = await store(service, exchange, written.parsed.points)
+    written.stored()
     exchange.refused = written.rejected
     await exchange.answer(200, success_answer(written, as_json), JSON if as_json else _PROTOBUF, headers)
 

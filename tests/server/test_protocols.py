@@ -67,9 +67,19 @@ def test_the_opentelemetry_sdk_exports(server: Running, client: httpx.Client, ke
     exporter = OTLPMetricExporter(f"{server.url}/v1/metrics", headers={"Authorization": f"Bearer {key}"})
     provider = MeterProvider([PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)])
     provider.get_meter("test").create_gauge(name).set(4, {"queue": "mail"})
+    counter = provider.get_meter("test").create_counter(f"{name}_total")
+    histogram = provider.get_meter("test").create_histogram(f"{name}_seconds")
+    for _ in range(4):
+        counter.add(5)
+        histogram.record(0.5)
+    assert provider.force_flush()
+    # What was counted before the first export counts; a second export without news adds nothing.
+    assert value_of(client, f"{name}_total") == 20
     assert provider.force_flush()
     provider.shutdown()
     assert value_of(client, name, where='queue="mail"') == 4
+    assert value_of(client, f"{name}_total") == 20
+    assert (value_of(client, f"{name}_seconds_count"), value_of(client, f"{name}_seconds_sum")) == (4, 2)
 
 
 def test_otlp_errors_are_a_status_in_the_encoding_of_the_request(client: httpx.Client) -> None:

@@ -2,12 +2,15 @@
 
 A data point that cannot be taken costs itself alone: OTLP has partial success for it. Distributions become Prometheus' cumulative
 series (`_bucket`, `_sum`, `_count`), resources become `job` and `instance`, as Prometheus translates OTLP.
+
+Figures of a counter are its increase, so a counter that says when it started gets a point of 0 there: without it what was counted
+before the first export would be lost. Every reader may add it anew, because the same point twice is one point.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ import msgspec
 import numpy as np
 
 from analytics_dagster.ingest.points import (
+    EARLIEST_US,
     Admission,
     MetricType,
     Parsed,
@@ -47,17 +51,40 @@ _DELTA = (
 Pairs = tuple[tuple[str, str], ...]
 _Known = dict[tuple[MetricType, str, Pairs, Pairs, Pairs], int]
 """The numbers of series by type, name, and the labels of resource, data point and bucket."""
+_Start = tuple[int, int]
+"""The number of a series, and when it began to count (µs since 1970)."""
 # Tuples and texts of a remembered series beside its labels.
 _BYTES_PER_KEY = 600
+_BYTES_PER_START = 160
+
+
+@dataclass
+class _Memory:
+    """What is remembered of one writer. `starts` are those whose 0 is stored; replaced, never emptied: requests hold it."""
+
+    series: _Known = field(default_factory=dict)
+    starts: set[_Start] = field(default_factory=set)
+
+    def forget(self) -> None:
+        self.series.clear()
+        self.starts = set()
 
 
 @dataclass(frozen=True)
 class OtlpWritten:
-    """The points of one request, and what partial success tells its sender: how many data points were not taken, and why."""
+    """The points of one request, and what partial success tells its sender: how many data points were not taken, and why.
+
+    Whoever has stored the points says so with `stored`. Until then the reader begins the same counters with 0 again.
+    """
 
     parsed: Parsed
     rejected: int
     message: str
+    _starts: Collection[_Start] = ()
+    _stored_starts: set[_Start] = field(default_factory=set)
+
+    def stored(self) -> None:
+        self._stored_starts.update(self._starts)
 
 
 @dataclass
@@ -73,7 +100,7 @@ class OtlpReader:
     """Reads the requests of one process' exporters and remembers their series. For one thread, as its series table is."""
 
     def __init__(self) -> None:
-        self._writers: PerWriter[_Known] = PerWriter(dict, dict.clear)
+        self._writers: PerWriter[_Memory] = PerWriter(_Memory, _Memory.forget)
 
     def read(self, body: bytes, json: bool, admission: Admission, now_us: int) -> OtlpWritten:
         """The points of a request, as protobuf or in OTLP's JSON mapping. A data point without a time is of `now_us`.
@@ -92,14 +119,16 @@ class OtlpReader:
                 request.ParseFromString(body)
             except (DecodeError, RecursionError, ValueError) as error:
                 raise UnreadableBodyError(f"the body is not an ExportMetricsServiceRequest: {error}") from None
-        reading = _Reading(admission, now_us, self._writers.of(admission))
+        memory = self._writers.of(admission)
+        reading = _Reading(admission, now_us, memory)
         for resource_metrics in request.resource_metrics:
             reading.resource = _resource_labels(resource_metrics.resource)
             for scope_metrics in resource_metrics.scope_metrics:
                 for metric in scope_metrics.metrics:
                     reading.metric(metric)
         self._writers.charge(*reading.remembered)
-        return _written(reading.rows, admission)
+        self._writers.charge(len(reading.starts), len(reading.starts) * _BYTES_PER_START)
+        return _written(reading.rows, admission, reading.starts, memory.starts)
 
 
 def success_answer(written: OtlpWritten, json: bool) -> bytes:
@@ -128,11 +157,14 @@ def error_answer(code: int, message: str, json: bool) -> bytes:
 class _Reading:
     """One walk over one request."""
 
-    def __init__(self, admission: Admission, now_us: int, known: _Known) -> None:
+    def __init__(self, admission: Admission, now_us: int, memory: _Memory) -> None:
         self._admission = admission
         self._now_us = now_us
-        self._known = known
+        self._known = memory.series
+        self._stored_starts = memory.starts
         self._attributes: Pairs = ()
+        self._start = 0
+        self.starts: dict[_Start, None] = {}
         self.rows = _Rows()
         self.resource: Pairs = ()
         self.remembered = (0, 0)
@@ -167,11 +199,12 @@ class _Reading:
         """`add` for each data point, with what it refuses noted."""
         rows = self.rows
         for point in points:
-            index, before = rows.data_points, len(rows.numbers)
+            index, before, starts_before = rows.data_points, len(rows.numbers), len(self.starts)
             rows.data_points += 1
             if point.flags & _NO_RECORDED_VALUE:
                 continue
             self._attributes = _attributes(point.attributes)
+            self._start = point.start_time_unix_nano // 1_000
             try:
                 name = check_name(metric_name(metric.name))
                 if temporality != _CUMULATIVE:
@@ -180,6 +213,8 @@ class _Reading:
                 add(name, point, check_time(ts, self._admission.latest_us))
             except RefusedValueError as error:
                 del rows.numbers[before:], rows.ts[before:], rows.values[before:]
+                while len(self.starts) > starts_before:
+                    self.starts.popitem()
                 original = f"{metric.name} {dict(self._attributes)}"[:1_000].encode(errors="replace")
                 note(rows.refused, RowRefusal(index, error.field, error.value, error.reason, original))
 
@@ -195,6 +230,18 @@ class _Reading:
             tenant, labels = series_labels(pairs.items(), self._admission.scope)
             number = self._known[key] = self._admission.table.number(tenant, kind, check_name(name), labels)
             self.remembered = (self.remembered[0] + 1, self.remembered[1] + 2 * len(labels) + _BYTES_PER_KEY)
+        if kind is MetricType.COUNTER and EARLIEST_US <= self._start < ts:
+            self._begin(number, self._start)
+        self._append(number, ts, value)
+
+    def _begin(self, number: int, start: int) -> None:
+        """A 0 where a counter began to count, unless it is there already. A restarted process has another start."""
+        key = (number, start)
+        if key not in self._stored_starts and key not in self.starts:
+            self.starts[key] = None
+            self._append(number, start, 0.0)
+
+    def _append(self, number: int, ts: int, value: float) -> None:
         self.rows.numbers.append(number)
         self.rows.ts.append(ts)
         self.rows.values.append(value)
@@ -269,14 +316,14 @@ def _plain(value: AnyValue) -> Any:
     return getattr(value, kind) if kind else None
 
 
-def _written(rows: _Rows, admission: Admission) -> OtlpWritten:
+def _written(rows: _Rows, admission: Admission, starts: Collection[_Start], stored_starts: set[_Start]) -> OtlpWritten:
     points = Points(
         admission.table,
         np.array(rows.numbers, dtype=np.int32),
         np.array(rows.ts, dtype=np.int64),
         np.array(rows.values, dtype=np.float64),
     )
-    return OtlpWritten(Parsed(points, rows.refused), len(rows.refused), _message(rows.refused))
+    return OtlpWritten(Parsed(points, rows.refused), len(rows.refused), _message(rows.refused), starts, stored_starts)
 
 
 def _message(refused: Sequence[RowRefusal]) -> str:

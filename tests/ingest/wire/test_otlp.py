@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest, ExportMetricsServiceResponse
 
 from analytics_dagster.errors import ForeignTenantError
+from analytics_dagster.ingest.points import Admission
 from analytics_dagster.ingest.wire.bodies import UnreadableBodyError
 from analytics_dagster.ingest.wire.otlp import OtlpReader, OtlpWritten, error_answer, success_answer
 from tests.ingest.wire.arrivals import LATEST_US, NOW_US, Row, admission, rows
@@ -92,6 +93,69 @@ def test_a_gauge_is_a_point_of_its_service() -> None:
 @pytest.mark.parametrize(("monotonic", "kind"), [(True, "counter"), (False, "gauge")])
 def test_a_cumulative_sum_is_a_counter_if_it_only_rises(monotonic: bool, kind: str) -> None:
     assert figures(request(total("requests", monotonic=monotonic))) == {("requests", kind, ""): 7.0}
+
+
+START_US = NOW_US - 10**9
+
+
+def counted(
+    reader: OtlpReader, made: dict[str, Any], admitted: Admission, *, stored: bool = True
+) -> list[tuple[str, int, float]]:
+    written = reader.read(json.dumps(request(made)).encode(), True, admitted, NOW_US)
+    if stored:
+        written.stored()
+    return [(row.name, row.ts, row.value) for row in rows(written.parsed.points)]
+
+
+def starting(made: dict[str, Any], start_ns: int) -> dict[str, Any]:
+    kind = next(key for key in made if key in ("sum", "histogram", "exponentialHistogram", "summary"))
+    made[kind]["dataPoints"][0]["startTimeUnixNano"] = str(start_ns)
+    return made
+
+
+def test_a_counter_begins_with_0_where_it_started_once_for_each_start() -> None:
+    reader, admitted = OtlpReader(), admission()
+    first, again = counted(reader, total("c"), admitted), counted(reader, total("c", 9), admitted)
+    restarted = counted(reader, starting(total("c", 2), NS - 10**9), admitted)
+
+    assert first == [("c", START_US, 0.0), ("c", NOW_US, 7.0)]
+    assert again == [("c", NOW_US, 9.0)]
+    assert restarted == [("c", NOW_US - 10**6, 0.0), ("c", NOW_US, 2.0)]
+    # Another process' reader, or one that forgot: the same point, which is one point.
+    assert counted(reader, total("c"), admission()) == first
+
+
+def test_the_0_comes_again_until_it_is_stored() -> None:
+    reader, admitted = OtlpReader(), admission()
+    refused = counted(reader, total("c"), admitted, stored=False)
+
+    assert refused == counted(reader, total("c"), admitted) == [("c", START_US, 0.0), ("c", NOW_US, 7.0)]
+    bad = starting(histogram("h", sum="NaN"), NS - 10**12)
+    good = starting(histogram("h"), NS - 10**12)
+    assert counted(reader, bad, admitted) == []
+    assert sorted(counted(reader, good, admitted)) == sorted(
+        [(name, START_US, 0.0) for name in ("h_count", "h_sum", "h_bucket", "h_bucket", "h_bucket")]
+        + [("h_count", NOW_US, 6.0), ("h_sum", NOW_US, 3.5), *[("h_bucket", NOW_US, float(n)) for n in (1, 3, 6)]]
+    )
+
+
+@pytest.mark.parametrize("start_ns", [0, 10**9, NS, NS + 10**9, 2**64 - 1])
+def test_a_start_that_is_unknown_too_old_or_not_before_the_point_makes_no_0(start_ns: int) -> None:
+    assert counted(OtlpReader(), starting(total("c"), start_ns), admission()) == [("c", NOW_US, 7.0)]
+
+
+def test_only_counters_begin_with_0() -> None:
+    point = {"timeUnixNano": str(NS), "count": "3", "sum": 1.5, "quantileValues": [{"quantile": 0.5, "value": 0.4}]}
+    summary = starting({"name": "s", "summary": {"dataPoints": [point]}}, NS - 10**12)
+
+    assert counted(OtlpReader(), total("g", monotonic=False), admission()) == [("g", NOW_US, 7.0)]
+    assert counted(OtlpReader(), summary, admission()) == [
+        ("s_count", START_US, 0.0),
+        ("s_count", NOW_US, 3.0),
+        ("s_sum", START_US, 0.0),
+        ("s_sum", NOW_US, 1.5),
+        ("s", NOW_US, 0.4),
+    ]
 
 
 def test_a_histogram_becomes_cumulative_buckets_sum_and_count() -> None:
