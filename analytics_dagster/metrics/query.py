@@ -75,18 +75,11 @@ class Answer:
     figures: pa.Table
 
 
-def find_metric(
-    tenant: TenantLake, catalogue: Catalogue, name: str, aggregate: str | None = None, fresh: Fresh | None = None
-) -> Metric:
+def _find(points: RecordedPoints, catalogue: Catalogue, name: str, aggregate: str | None) -> Metric:
     """What a name means for a tenant: a recorded series of that name, else a declared metric or its synonym.
 
     Raises NotFoundError with the nearest names, UserError for an aggregate where none can be chosen.
     """
-    with recorded_points(tenant, catalogue, fresh, name) as (points, _):
-        return _find(points, catalogue, name, aggregate)
-
-
-def _find(points: RecordedPoints, catalogue: Catalogue, name: str, aggregate: str | None) -> Metric:
     recorded = points.metric(name, aggregate)
     if recorded is not None:
         return recorded

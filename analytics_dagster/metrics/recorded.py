@@ -176,12 +176,6 @@ def recorded_metric(
         return points.metric(name, aggregate)
 
 
-def recorded_labels(tenant: TenantLake, catalogue: Catalogue, name: str, fresh: Fresh | None = None) -> tuple[str, ...]:
-    """Every label that points of a recorded name have, sorted."""
-    with recorded_points(tenant, catalogue, fresh, name) as (points, _):
-        return points.labels(name)
-
-
 def recorded_metrics(tenant: TenantLake, catalogue: Catalogue, fresh: Fresh | None = None) -> list[Metric]:
     """The implicit declarations of all recorded names, sorted by name."""
     owner = catalogue.family(FAMILY).owner
