@@ -82,7 +82,12 @@ class Settings(BaseSettings):
     analytics_key: SecretStr | None = Field(None, description="API key that analytics_engine sends to ANALYTICS_URL.")
 
     # the server
-    analytics_server_workers: int = Field(1, ge=1, le=64, description="Processes that answer requests, each with its own log.")
+    analytics_server_workers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Processes that answer requests, each with its own folder of the log. Python parses on one core each.",
+    )
     analytics_max_body_bytes: int = Field(64 * 2**20, ge=2**10, description="Largest request body, in bytes after decompression.")
     analytics_allowed_hosts: str | None = Field(
         None, description="Host names that requests may ask for, comma separated. Empty: localhost and the bound address."

@@ -46,7 +46,7 @@ _HEADER_BYTES = 256 * 2**10
 _MOST_OPEN_REQUESTS = 4_096
 CONSUME_SECONDS = 2.0
 _CONSUME_AT_MOST = 5.0
-_CONSUMER_NICE = 10
+_CONSUMER_NICE = 19
 
 log = structlog.get_logger("analytics.serve")
 
