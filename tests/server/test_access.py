@@ -15,6 +15,7 @@ from server.running import Running, wait_for
 from analytics_dagster.server.binding import Hosts, client_of, trusted_networks
 from analytics_dagster.settings import Settings
 from analytics_dagster.tenancy.roles import Permission, Role, may
+from analytics_dagster.tenancy.tenants import TenantStatus
 
 CANARY = "canary_of_borealis"
 
@@ -178,6 +179,72 @@ def test_a_collectors_key_writes_for_the_tenants_that_rows_name(server: Running,
         assert sum(row["value"] for row in borealis.get("/analytics/query", params=asked).json()) == 2
 
 
+def test_only_a_key_for_all_tenants_learns_why_one_takes_nothing(server: Running) -> None:
+    tenants = server.installation.tenants
+    for name in ("asleep", "gone"):
+        tenants.ensure(name)
+    tenants.set_status("asleep", TenantStatus.SUSPENDED)
+    tenants.set_status("gone", TenantStatus.REMOVED)
+    states = {"asleep": "is suspended", "gone": "is removed", "nobody": "is not registered"}
+    everybody = [server.key(Role.PLATFORM_ADMIN), server.key(Role.INGEST, everywhere=True)]
+    others = [server.key(Role.TENANT_ADMIN, "acme"), server.key(Role.INGEST, "acme", "borealis")]
+    for key in (*everybody, *others):
+        with server.client(key) as client:
+            for name, state in states.items():
+                point = {"name": "x", "value": 1}
+                acme = {**point, "tenant_id": "acme"}
+
+                def told(*sent: dict[str, Any], client: httpx.Client = client, **more: Any) -> tuple[int, str]:
+                    answer = client.post("/analytics/metrics", json=sent, **more)
+                    return answer.status_code, answer.json()["detail"]
+
+                for status, detail in (
+                    told({**point, "tenant_id": name}),
+                    told(acme, {**point, "tenant_id": name}),
+                    told(point, headers={"X-Scope-OrgID": name}),
+                ):
+                    assert status == 403
+                    if key in everybody:
+                        wait_for("the state", lambda name=name, state=state: state in told({**point, "tenant_id": name})[1])
+                        assert "`analytics tenant add`" in detail
+                    else:
+                        assert detail == f"tenant_id {name!r} is not one that this key may write for"
+                status, detail = told(point, params={"tenant": name})
+                assert (status, state in detail) == (404, key in everybody)
+                assert key in everybody or detail == f"no tenant {name!r}"
+
+
+def test_a_parameter_that_a_route_does_not_have_is_refused_by_name(server: Running, acme: httpx.Client) -> None:
+    name = f"strict_{uuid.uuid4().hex[:8]}"
+    row = {"name": name, "value": 1}
+    refused = acme.post("/analytics/metrics?partail=true", json=row)
+    assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
+    assert refused.json()["detail"] == "the parameter 'partail' is not known; known are partial, tenant"
+    assert refused.json()["type"].endswith(":bad-parameters")
+    assert acme.post("/analytics/metrics?partial=true&tenant=acme", json=row).status_code == 202
+    wrong = acme.get("/analytics/query", params={"metric": name, "form": "2026-01-01", "x" * 500: "1"}).json()
+    assert [error["field"] for error in wrong["errors"]] == ["form", "x" * 100]
+    assert "known are metric, from, to, grain, by, where, aggregate, tenant, format" in wrong["detail"]
+    for path in ("metrics", "keys", "usage", "audit", "quarantine"):
+        assert "'tennant'" in acme.get(f"/analytics/{path}", params={"tennant": "acme"}).json()["detail"], path
+    with server.client(server.key(Role.PLATFORM_ADMIN)) as admin:
+        assert "takes none" in admin.get("/analytics/tenants?limit=1").json()["detail"]
+        # Who probes and scrapes adds parameters of his own.
+        assert admin.get("/healthz?at=1").status_code == admin.get("/metrics?name[]=up").status_code == 200
+        # Nor does a wrong key learn which there are.
+    with server.client() as nobody:
+        assert nobody.get("/analytics/query?x=1").status_code == 401
+    # Other houses' clients send what they like.
+    assert acme.post("/api/v2/write?org=x&bucket=y&consistency=all", content=f"{name}_influx v=1").status_code == 204
+
+
+def test_a_bound_without_a_zone_is_told_how_to_write_it(acme: httpx.Client) -> None:
+    for text in ("2026-11-20T00:00:00", "2026-11-20 00:00"):
+        detail = acme.get("/analytics/query", params={"metric": "plays", "from": text}).json()["detail"]
+        assert detail == f"from={text!r} has no time zone; write 2026-11-20T00:00:00Z, or an offset in place of Z (UTC)"
+    assert "neither a day nor a time" in acme.get("/analytics/query", params={"metric": "plays", "to": "soon"}).json()["detail"]
+
+
 def test_a_key_is_made_used_and_revoked_over_http(server: Running, acme: httpx.Client) -> None:
     made = acme.post("/analytics/keys", json={"role": "ingest", "name": "collector of one"})
     assert made.status_code == 201
@@ -220,8 +287,9 @@ def test_the_key_file_of_the_embedded_default_is_its_owners_alone(server: Runnin
 
 def test_log_lines_are_json_and_name_request_tenant_and_key(server: Running, acme: httpx.Client) -> None:
     acme.get("/analytics/usage", headers={"X-Request-ID": "find-me"})
-    lines = [json.loads(line) for line in server.said.splitlines() if line.startswith("{")]
-    [line] = [line for line in lines if line.get("request_id") == "find-me"]
+    # The answer may be here before the line is.
+    found = wait_for("the line of the request", lambda: [n for n in server.said.splitlines() if '"find-me"' in n and n.endswith("}")])
+    [line] = [json.loads(text) for text in found]
     assert (line["route"], line["status"], line["tenant"], line["level"]) == ("/analytics/usage", 200, "acme", "info")
     assert line["key"] == server.key(Role.TENANT_ADMIN, "acme")[:11]
     assert "ms" in line
