@@ -288,7 +288,7 @@ def test_the_key_file_of_the_embedded_default_is_its_owners_alone(server: Runnin
 def test_log_lines_are_json_and_name_request_tenant_and_key(server: Running, acme: httpx.Client) -> None:
     acme.get("/analytics/usage", headers={"X-Request-ID": "find-me"})
     # The answer may be here before the line is.
-    found = wait_for("the line of the request", lambda: [n for n in server.said.splitlines() if '"find-me"' in n and n.endswith("}")])
+    found = wait_for("the line", lambda: [line for line in server.said.splitlines() if '"find-me"' in line and line[-1] == "}"])
     [line] = [json.loads(text) for text in found]
     assert (line["route"], line["status"], line["tenant"], line["level"]) == ("/analytics/usage", 200, "acme", "info")
     assert line["key"] == server.key(Role.TENANT_ADMIN, "acme")[:11]
