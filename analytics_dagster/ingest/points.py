@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,10 +73,11 @@ PLAY_ROWS = pa.schema([pa.field("tenant", _DICTIONARY), *PLAYS.arrow])
 class SeriesTable:
     """Series by number: (tenant, type, name, canonical labels), each once, in the order they were first seen.
 
-    Not thread-safe for adding: one thread (the event loop, or whoever holds the engine's lock) adds, any may read.
+    Any thread may add and read. Below a number that somebody has, all series are there with all their parts.
     """
 
     def __init__(self) -> None:
+        self._adding = threading.Lock()
         self._numbers: dict[tuple[str, str, str, str], int] = {}
         self._text = 0
         self.tenants: list[str] = []
@@ -84,26 +86,33 @@ class SeriesTable:
         self.labels: list[str] = []
 
     def __len__(self) -> int:
-        return len(self.tenants)
+        return len(self.labels)
 
     @property
     def is_full(self) -> bool:
         """Whether a new table should take its place: it has more series, or more characters of them, than are kept."""
-        return len(self.tenants) > MAX_SERIES_KEPT or self._text > MAX_SERIES_TEXT
+        return len(self) > MAX_SERIES_KEPT or self._text > MAX_SERIES_TEXT
 
     def number(self, tenant: str, type_: str, name: str, labels: str) -> int:
         """The number of a series whose parts were checked, added if it is new."""
         key = (tenant, type_, name, labels)
         found = self._numbers.get(key)
-        if found is None:
-            found = len(self.tenants)
-            self.tenants.append(tenant)
-            self.types.append(type_)
-            self.names.append(name)
-            self.labels.append(labels)
-            self._text += len(name) + len(labels)
-            # Last: a reader in another thread sees a number only when its parts are there.
-            self._numbers[key] = found
+        return self._add(key) if found is None else found
+
+    def _add(self, key: tuple[str, str, str, str]) -> int:
+        tenant, type_, name, labels = key
+        with self._adding:
+            # Another thread may have been faster.
+            found = self._numbers.get(key)
+            if found is None:
+                found = len(self)
+                self.tenants.append(tenant)
+                self.types.append(type_)
+                self.names.append(name)
+                # The last part, so that what is counted is whole; then the number, so that whoever gets one finds its parts.
+                self.labels.append(labels)
+                self._text += len(name) + len(labels)
+                self._numbers[key] = found
         return found
 
 

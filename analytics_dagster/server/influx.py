@@ -41,7 +41,8 @@ async def take_lines(service: Service, exchange: Exchange) -> None:
     body = await inflated(service, raw, exchange.header(b"content-encoding"))
     precision = parameters.get("precision", [None])[-1] or None
     now = service.now_us()
-    written = await parsed(service, who, lambda admission: service.readers.influx.read(body, precision, admission, now))
+    size = len(body)
+    written = await parsed(service, who, size, lambda readers, admission: readers.influx.read(body, precision, admission, now))
     headers = await store(service, exchange, written.parsed.points)
     refused = written.parsed.refused
     if refused:

@@ -23,12 +23,15 @@ from analytics_dagster.tenancy.keys import Principal
 from analytics_dagster.tenancy.roles import Permission
 
 if TYPE_CHECKING:
+    from analytics_dagster.server.readers import Readers
     from analytics_dagster.server.service import Service
 
 T = TypeVar("T")
 
 # Inflating more than this takes so long that other requests should not wait for it.
 _INFLATE_HERE = 128 * 2**10
+# The largest bodies take 10 s to parse. Below this, other requests wait for less than a hop to another thread is worth.
+_PARSE_HERE = 8 * 2**20
 
 
 @dataclass
@@ -53,16 +56,22 @@ async def inflated(service: Service, raw: bytes, encoding: str | None) -> bytes:
     return await service.in_thread(decoded, raw, encoding, service.body_limit)
 
 
-async def parsed(service: Service, who: Sender, parse: Callable[[Admission], T]) -> T:
-    """What `parse` makes of a body. Tried again when it names a tenant that was registered a moment ago."""
+async def parsed(service: Service, who: Sender, size: int, parse: Callable[[Readers, Admission], T]) -> T:
+    """What `parse` makes of a body of `size` bytes. Tried again when it names a tenant that was registered a moment ago."""
     try:
-        return parse(service.admission(who.scope))
+        return await _parse(service, who, size, parse)
     except ForeignTenantError as error:
         wider = await service.access.wider_scope(who.principal, who.scope, error.tenant)
         if wider is None:
             raise
         who.scope = wider
-    return parse(service.admission(who.scope))
+    return await _parse(service, who, size, parse)
+
+
+async def _parse(service: Service, who: Sender, size: int, parse: Callable[[Readers, Admission], T]) -> T:
+    if size > _PARSE_HERE:
+        return await service.parse_large(parse, who.scope)
+    return parse(service.readers, service.admission(who.scope))
 
 
 @dataclass

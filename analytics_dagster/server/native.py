@@ -109,8 +109,7 @@ async def _work(
 
 async def _read(service: Service, exchange: Exchange, who: Sender, kind: str, raw: bytes, now_us: int) -> Parsed:
     body = await inflated(service, raw, exchange.header(b"content-encoding"))
-    parse = service.readers.points[kind]
-    return await parsed(service, who, lambda admission: parse(body, admission, now_us))
+    return await parsed(service, who, len(body), lambda readers, admission: readers.points[kind](body, admission, now_us))
 
 
 def _told(result: Parsed) -> bytes:

@@ -32,7 +32,7 @@ async def take_data_points(service: Service, exchange: Exchange) -> None:
     raw = await exchange.body(service.body_limit)
     body = await inflated(service, raw, exchange.header(b"content-encoding"))
     now = service.now_us()
-    written = await parsed(service, who, lambda admission: service.readers.otlp.read(body, as_json, admission, now))
+    written = await parsed(service, who, len(body), lambda readers, admission: readers.otlp.read(body, as_json, admission, now))
     headers = await store(service, exchange, written.parsed.points)
     written.stored()
     exchange.refused = written.rejected

@@ -27,7 +27,7 @@ async def take_samples(service: Service, exchange: Exchange) -> None:
         raise Problem(415, f"Content-Encoding {encoding!r} is not taken; remote write sends snappy")
     raw = await exchange.body(service.body_limit)
     body = await inflated(service, raw, encoding)
-    written = await parsed(service, who, lambda admission: service.readers.remote_write.read(body, admission))
+    written = await parsed(service, who, len(body), lambda readers, admission: readers.remote_write.read(body, admission))
     headers = await store(service, exchange, written.parsed.points)
     refused = written.parsed.refused
     if refused:

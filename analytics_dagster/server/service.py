@@ -1,6 +1,7 @@
 """What one worker process holds open: its log, keys, quotas, readers of wire formats, threads. Everything a route works with.
 
-The event loop owns the series table and the readers; whatever waits (database, disk, queries) happens in threads.
+The event loop owns the readers; whatever waits (database, disk, queries) happens in threads, and so does the parsing of large
+bodies, in one thread with readers of its own. Both add to the one series table.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from analytics_dagster.ingest.log.interface import IngestLog
+    from analytics_dagster.server.readers import Readers
     from analytics_dagster.server.statsd import StatsdListener
 
 P = ParamSpec("P")
@@ -76,6 +78,8 @@ class Service:
         self.private = is_loopback(plan.host) and not self.proxies
         self.series = SeriesTable()
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="work")
+        # One, so that as much memory as a large body's rows need is needed once.
+        self._large_bodies = ThreadPoolExecutor(1, thread_name_prefix="large-body")
         self._statsd: tuple[asyncio.DatagramTransport, StatsdListener] | None = None
         self._skew_us = settings.analytics_future_skew * 1_000_000
 
@@ -110,6 +114,7 @@ class Service:
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)
         self.claims = Claims(database, self.clock, str(settings.analytics_home), self.role)
         self.readers = Readers(self.body_limit)
+        self._large_body_readers = Readers(self.body_limit, others=self.readers)
         self.together = Together(self.log, self.charge, self._read_lines)
         self.queries = QueryDesk(self.installation)
         self._tasks = [asyncio.create_task(self._keep_house()), asyncio.create_task(self._keep_limits())]
@@ -134,6 +139,7 @@ class Service:
         await self.in_thread(self.claims.close)
         await self.in_thread(self._flush)
         await self.in_thread(self.audit.close)
+        self._large_bodies.shutdown(wait=False, cancel_futures=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.place.leave()
         log.info("stopped", role=self.role)
@@ -168,6 +174,11 @@ class Service:
 
     def _read_lines(self, body: bytes, scope: WriteScope) -> Parsed:
         return self.readers.points["ndjson"](body, self.admission(scope), self.now_us())
+
+    async def parse_large(self, parse: Callable[[Readers, Admission], T], scope: WriteScope) -> T:
+        """Parse a body that the event loop must not wait for; one at a time."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._large_bodies, parse, self._large_body_readers, self.admission(scope))
 
     async def write_counts(self) -> None:
         await self.in_thread(self.counts.write, self.counts.encoded())

@@ -103,10 +103,10 @@ class _Head:
 
 
 class InfluxReader:
-    """Reads the bodies of one process' clients and remembers their series. For one thread, as its series table is."""
+    """Reads the bodies of one process' clients and remembers their series. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._writers: PerWriter[dict[bytes, _Head]] = PerWriter(dict, dict.clear)
+        self._writers: PerWriter[dict[bytes, _Head]] = PerWriter(lambda _: {}, dict.clear)
 
     def read(self, body: bytes, precision: str | None, admission: Admission, now_us: int) -> InfluxWritten:
         """Points of a body of lines, whose times are in `precision` (ns when it is none); a line without a time is of `now_us`.

@@ -5,7 +5,10 @@ Metadata comes in requests of its own about once a minute, so it is remembered; 
 
 from __future__ import annotations
 
-from analytics_dagster.ingest.points import MetricType
+import threading
+
+from analytics_dagster.ingest.points import MetricType, WriteScope
+from analytics_dagster.ingest.wire.per_writer import MAX_WRITERS
 from analytics_dagster.ingest.wire.prometheus_labels import type_by_name
 from analytics_dagster.ingest.wire.protobuf_fields import LEN, VARINT, expect, fields, text
 
@@ -23,10 +26,12 @@ _OF_FAMILY = {
 
 
 class MetricFamilies:
-    """The kinds of one sender's families."""
+    """The kinds of one sender's families. Any thread may ask and learn; `changes` counts what was new."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, int] = {}
+        self._learning = threading.Lock()
+        self.changes = 0
 
     def learn(self, body: bytes, at: int, end: int) -> bool:
         """Remember a `MetricMetadata` message; whether it said something new. Raises UnreadableBodyError."""
@@ -42,7 +47,10 @@ class MetricFamilies:
             return False
         if family not in self._kinds and len(self._kinds) >= MAX_FAMILIES:
             return False
-        self._kinds[family] = kind
+        with self._learning:
+            self._kinds[family] = kind
+            # After what is new: who has seen the count knows it.
+            self.changes += 1
         return True
 
     def type_of(self, name: str) -> MetricType:
@@ -55,3 +63,17 @@ class MetricFamilies:
                 found = _OF_FAMILY.get(self._kinds.get(name.removesuffix(part), 0), {}).get(part)
                 return found or type_by_name(name)
         return type_by_name(name)
+
+
+class FamiliesOfWriters:
+    """Each writer's families, for all the readers of a process: metadata comes in other requests than the samples it is about."""
+
+    def __init__(self) -> None:
+        self._families: dict[WriteScope, MetricFamilies] = {}
+        self._adding = threading.Lock()
+
+    def of(self, scope: WriteScope) -> MetricFamilies:
+        with self._adding:
+            if len(self._families) >= MAX_WRITERS and scope not in self._families:
+                self._families.clear()
+            return self._families.setdefault(scope, MetricFamilies())

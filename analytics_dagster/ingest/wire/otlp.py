@@ -97,10 +97,10 @@ class _Rows:
 
 
 class OtlpReader:
-    """Reads the requests of one process' exporters and remembers their series. For one thread, as its series table is."""
+    """Reads the requests of one process' exporters and remembers their series. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._writers: PerWriter[_Memory] = PerWriter(_Memory, _Memory.forget)
+        self._writers: PerWriter[_Memory] = PerWriter(lambda _: _Memory(), _Memory.forget)
 
     def read(self, body: bytes, json: bool, admission: Admission, now_us: int) -> OtlpWritten:
         """The points of a request, as protobuf or in OTLP's JSON mapping. A data point without a time is of `now_us`.

@@ -13,15 +13,18 @@ from analytics_dagster.ingest.points import Admission, SeriesTable, WriteScope
 # About 200,000 series of 256 bytes of labels; when it is full, it begins again.
 _MAX_BYTES = 64 << 20
 _BYTES_PER_ENTRY = 120
-_MAX_WRITERS = 10_000
+MAX_WRITERS = 10_000
 
 M = TypeVar("M")
 
 
 class PerWriter(Generic[M]):
-    """A memory for each WriteScope. `forget` empties one of what depends on the series table."""
+    """A memory for each WriteScope. `forget` empties one of what depends on the series table.
 
-    def __init__(self, new: Callable[[], M], forget: Callable[[M], None]) -> None:
+    For one thread at a time, for a whole body: what is found is used, and added to, until the body is read.
+    """
+
+    def __init__(self, new: Callable[[WriteScope], M], forget: Callable[[M], None]) -> None:
         self._new = new
         self._forget = forget
         self._memories: dict[WriteScope, M] = {}
@@ -36,9 +39,9 @@ class PerWriter(Generic[M]):
         known = self._memories.get(admission.scope)
         if known is not None:
             return known
-        if len(self._memories) >= _MAX_WRITERS:
+        if len(self._memories) >= MAX_WRITERS:
             self._memories.clear()
-        new = self._memories[admission.scope] = self._new()
+        new = self._memories[admission.scope] = self._new(admission.scope)
         return new
 
     def charge(self, entries: int, size: int) -> None:

@@ -27,7 +27,7 @@ from analytics_dagster.ingest.points import (
     check_name,
     check_time,
 )
-from analytics_dagster.ingest.wire.metric_families import MetricFamilies
+from analytics_dagster.ingest.wire.metric_families import FamiliesOfWriters, MetricFamilies
 from analytics_dagster.ingest.wire.native_histograms import read_histogram
 from analytics_dagster.ingest.wire.per_writer import PerWriter
 from analytics_dagster.ingest.wire.prometheus_labels import series_labels
@@ -80,10 +80,18 @@ class RemoteWritten:
 
 @dataclass
 class _Known:
-    """What is remembered of one writer's series."""
+    """What is remembered of one writer's series. `changes` is what `families` had learned before the first of `numbers`."""
 
+    families: MetricFamilies
     numbers: dict[bytes, int] = field(default_factory=dict)
-    families: MetricFamilies = field(default_factory=MetricFamilies)
+    changes: int = 0
+
+    def keep_up(self) -> None:
+        """Forget numbers whose type may be another one by what was learned since, by whichever reader."""
+        changes = self.families.changes
+        if changes != self.changes:
+            self.numbers.clear()
+            self.changes = changes
 
 
 @dataclass
@@ -128,10 +136,14 @@ class _Contents:
 
 
 class RemoteWriteReader:
-    """Reads the requests of one process' senders and remembers their series. For one thread, as its series table is."""
+    """Reads the requests of one process' senders and remembers their series. For one thread at a time.
 
-    def __init__(self) -> None:
-        self._writers = PerWriter(_Known, lambda known: known.numbers.clear())
+    Readers of several threads share `families`.
+    """
+
+    def __init__(self, families: FamiliesOfWriters | None = None) -> None:
+        shared = families or FamiliesOfWriters()
+        self._writers: PerWriter[_Known] = PerWriter(lambda scope: _Known(shared.of(scope)), lambda known: known.numbers.clear())
 
     def read(self, body: bytes, admission: Admission) -> RemoteWritten:
         """Points of an uncompressed WriteRequest.
@@ -141,6 +153,7 @@ class RemoteWriteReader:
         series names a tenant of others.
         """
         known = self._writers.of(admission)
+        known.keep_up()
         rows = self._rows(body, admission, known, by_hand=False)
         try:
             return _decoded(body, rows, admission)
@@ -151,7 +164,7 @@ class RemoteWriteReader:
         reading = _Reading(body, admission, known, by_hand)
         if reading.run():
             # Metadata that says something new stands behind the samples that it is about, so these are read again.
-            known.numbers.clear()
+            known.keep_up()
             reading = _Reading(body, admission, known, by_hand)
             reading.run()
         self._writers.charge(*reading.remembered)

@@ -2,11 +2,15 @@
 
 A client repeats a series' labels byte for byte, so bytes that were checked before are not looked at again. One cache belongs to
 one `SeriesTable` and goes with it; its memory is bounded by forgetting everything, which costs one slow body.
+
+Any thread may use a cache. Looking up takes no lock: whatever another thread adds or forgets meanwhile, a number that is found
+is right for its table for ever. What is kept is counted under a lock.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Hashable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,10 +53,11 @@ class _Names(dict[str, Numbers]):
 
 
 class SeriesCache:
-    """Numbers of series by what a body says of them. Like its table, filled by one thread."""
+    """Numbers of series by what a body says of them."""
 
     def __init__(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
+        self._keeping = threading.Lock()
         self._names: dict[tuple[str, str], _Names] = {}
         self._columns: dict[tuple[str, ...], dict[tuple[Any, ...], int]] = {}
         self.bytes_kept = 0
@@ -62,7 +67,7 @@ class SeriesCache:
         """What is known of one tenant's series of one type, by name; for a name that is not known, nothing."""
         known = self._names.get((tenant, kind))
         if known is None:
-            known = self._names[(tenant, kind)] = _Names()
+            known = self._names.setdefault((tenant, kind), _Names())
         return known
 
     def columns(self, label_columns: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
@@ -71,15 +76,17 @@ class SeriesCache:
 
     def keep(self, tenant: str, kind: str, name: str, labels: bytes, number: int) -> None:
         """Remember a series whose labels were checked."""
-        self._count(len(labels))
-        if name not in self.names(tenant, kind):
-            self._count(4 * len(name))
-        self.names(tenant, kind).setdefault(name, {})[labels] = number
+        with self._keeping:
+            self._count(len(labels))
+            if name not in self.names(tenant, kind):
+                self._count(4 * len(name))
+            self.names(tenant, kind).setdefault(name, {})[labels] = number
 
     def keep_columns(self, label_columns: tuple[str, ...], key: tuple[str | None, ...], number: int) -> None:
         """Remember a series that came as columns."""
-        self._count(sum(map(len, filter(None, key))) + 60 * len(key))
-        self.columns(label_columns)[key] = number
+        with self._keeping:
+            self._count(sum(map(len, filter(None, key))) + 60 * len(key))
+            self.columns(label_columns)[key] = number
 
     def _count(self, size: int) -> None:
         self.bytes_kept += size + _ENTRY_BYTES
@@ -99,6 +106,8 @@ class Repeats:
         self._max_bytes = max_bytes
         self._known: dict[tuple[Hashable, ...], npt.NDArray[np.int32]] = {}
         self._bytes = 0
+        self._keeping = threading.Lock()
+        # Guesses, which two threads may miscount.
         self._asked = 0
         self._missed = 0
 
@@ -118,12 +127,13 @@ class Repeats:
         size += series.nbytes
         if size > self._max_bytes:
             return
-        self._bytes += size
-        if self._bytes > self._max_bytes:
-            self._known.clear()
-            self._bytes = size
         series.flags.writeable = False
-        self._known[said] = series
+        with self._keeping:
+            self._bytes += size
+            if self._bytes > self._max_bytes:
+                self._known.clear()
+                self._bytes = size
+            self._known[said] = series
 
 
 # The one state of these modules: nothing can be seen of it but speed, and each entry goes with its table.
@@ -134,7 +144,7 @@ def cache_of(table: SeriesTable) -> SeriesCache:
     """The cache that belongs to `table`."""
     found = _CACHES.get(table)
     if found is None:
-        found = _CACHES[table] = SeriesCache()
+        found = _CACHES.setdefault(table, SeriesCache())
     return found
 
 

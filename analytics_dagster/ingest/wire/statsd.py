@@ -71,7 +71,7 @@ class _NoRoomError(Exception):
 
 
 class StatsdAggregator:
-    """The StatsD listener's state. For one thread, as its series table is."""
+    """The StatsD listener's state. For one thread."""
 
     def __init__(self, table: SeriesTable, tenant: str) -> None:
         self._table = table
