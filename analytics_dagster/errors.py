@@ -47,8 +47,9 @@ class PermissionDeniedError(UserError):
 class ForeignTenantError(PermissionDeniedError):
     """Rows name a tenant that is not the key's. The request is refused whole and audited."""
 
-    def __init__(self, tenant: str) -> None:
-        super().__init__(f"tenant_id {tenant!r} is not one that this key may write for")
+    def __init__(self, tenant: str, reason: str | None = None) -> None:
+        """`reason` is told instead of the usual one; only to keys that may know which tenants there are."""
+        super().__init__(reason or f"tenant_id {tenant!r} is not one that this key may write for")
         self.tenant = tenant
 
 

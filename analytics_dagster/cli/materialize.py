@@ -65,6 +65,10 @@ def materialize(
     return 1 if strict and failed_checks else 0
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _consume(opened: Installation) -> IntegrityError | None:
     """Take what clients sent to landing, and say how much. What of the log is damaged does not keep the rest waiting."""
     from analytics_dagster.ingest.consume import consume_all
@@ -75,7 +79,7 @@ def _consume(opened: Installation) -> IntegrityError | None:
         typer.echo("the ingest log is damaged; materializing what could be read of it", err=True)
         return error
     if consumed.tenants:
-        taken = f"{consumed.points:,} points and {consumed.plays:,} plays"
-        tenants = "1 tenant" if len(consumed.tenants) == 1 else f"{len(consumed.tenants)} tenants"
+        taken = f"{_counted(consumed.points, 'point')} and {_counted(consumed.plays, 'play')}"
+        tenants = _counted(len(consumed.tenants), "tenant")
         typer.echo(f"took {taken} of {tenants} from the ingest log", err=True)
     return None

@@ -186,7 +186,7 @@ class WriteScope:
         """The tenant of a row that names `named`. Raises ForeignTenantError; RefusedValueError when there is no default."""
         if not named:
             if self.default is None:
-                raise RefusedValueError("tenant_id", "", "missing; this key may write for several tenants, so each row names one")
+                raise RefusedValueError("tenant_id", "", "names no tenant; this key may write for several, so each row names one")
             return self.default
         if named != self.default and named not in self.allowed:
             raise ForeignTenantError(named)

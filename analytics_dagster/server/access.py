@@ -36,6 +36,14 @@ _SECRET_PARAMETERS = frozenset(
     {"key", "api_key", "apikey", "api-key", "token", "access_token", "auth", "authorization", "u", "p"}
 )
 _KEY_ANYWHERE = re.compile(rb"ak_[0-9A-Za-z]{40,}")
+# Why a tenant takes nothing, for keys that are for every tenant.
+_WHY_NOT = {
+    TenantStatus.ACTIVE: "became active a moment ago; try again",
+    TenantStatus.SUSPENDED: "is suspended; `analytics tenant add` with its name makes it active again",
+    TenantStatus.REMOVED: "is removed; until its data is deleted, `analytics tenant add` with its name brings it back",
+    TenantStatus.PURGING: "is removed and its data is being deleted; when that is done it can be registered anew",
+    None: "is not registered; `analytics tenant add` with its name, or POST /analytics/tenants, registers it",
+}
 
 
 class Directory:
@@ -47,6 +55,7 @@ class Directory:
         self._read_at = float("-inf")
         self._active: frozenset[str] = frozenset()
         self._known: frozenset[str] = frozenset()
+        self._statuses: dict[str, TenantStatus] = {}
 
     def remembered(self) -> frozenset[str] | None:
         """The active ones where they were read lately; never waits for the database."""
@@ -67,6 +76,10 @@ class Directory:
         self._read(_DIRECTORY_AT_MOST_EVERY)
         return self._active
 
+    def why_not(self, tenant: str) -> str:
+        """Why a tenant that is not among the active ones takes nothing, and what to do; as it was read last."""
+        return f"tenant {tenant!r} {_WHY_NOT[self._statuses.get(tenant)]}"
+
     def _read(self, older_than: float) -> None:
         with self._lock:
             if time.monotonic() - self._read_at < older_than:
@@ -74,6 +87,7 @@ class Directory:
             records = self._tenants.records()
             self._active = frozenset(r.tenant for r in records if r.status is TenantStatus.ACTIVE)
             self._known = frozenset(r.tenant for r in records if r.status in (TenantStatus.ACTIVE, TenantStatus.SUSPENDED))
+            self._statuses = {r.tenant: r.status for r in records}
             self._read_at = time.monotonic()
 
 
@@ -141,10 +155,10 @@ class Access:
             asked = exchange.parameters().get("tenant", [""])[0]
         allowed = principal.tenants if principal.tenants is not None else await self._all_active(header or asked or named)
         if header and header not in allowed:
-            raise ForeignTenantError(header)
+            raise self.foreign(principal, header)
         if asked and asked not in allowed:
             self.note_foreign(exchange, asked, principal)
-            raise NotFoundError(f"no tenant {asked!r}")
+            raise NotFoundError(f"no tenant {asked!r}" if principal.tenants is not None else self._directory.why_not(asked))
         default = principal.sole_tenant or header or asked
         if not default and named in allowed:
             default = named
@@ -160,6 +174,10 @@ class Access:
         loop = asyncio.get_running_loop()
         allowed = await loop.run_in_executor(self._threads, self._directory.refresh)
         return WriteScope(scope.default, allowed) if missing in allowed else None
+
+    def foreign(self, principal: Principal, tenant: str) -> ForeignTenantError:
+        """What to tell a writer that named `tenant`. Only who may write for all learns how that tenant stands."""
+        return ForeignTenantError(tenant, self._directory.why_not(tenant) if principal.tenants is None else None)
 
     def read_tenant(self, principal: Principal, asked: str | None, exchange: Exchange) -> str:
         """The tenant of a request that reads one. Raises NotFoundError for one that is not the key's, as if there were none."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from analytics_dagster.server.service import Service
     from analytics_dagster.tenancy.keys import Principal
 
+_OURS = "/analytics/"
 PERMISSION, OPEN_ON_LOOPBACK = "x-permission", "x-open-on-loopback"
 NONE = "none"
 _PRINCIPAL = "analytics.principal"
@@ -39,18 +40,25 @@ class Asking:
 
 
 class GuardedRoute(APIRoute):
-    """A route that looks at the key before anything else of the request; one that names no permission cannot be made."""
+    """A route that looks at the key before anything else of the request; one that names no permission cannot be made.
+
+    Parameters that it does not have are refused, but not where probes, scrapers and browsers ask: those add some of their own.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
         declared = (self.openapi_extra or {})[PERMISSION]
         permission = None if declared == NONE else Permission(declared)
+        known = [parameter.alias for parameter in self.dependant.query_params]
+        ours = self.path.startswith(_OURS)
         open_on_loopback = (self.openapi_extra or {}).get(OPEN_ON_LOOPBACK, False)
 
         async def guarded(request: Request) -> Response:
             service, exchange = service_of(request), exchange_of(request)
             if permission is not None and not (open_on_loopback and service.private and not carries_key(exchange)):
                 request.scope[_PRINCIPAL] = await service.access.principal(exchange, permission)
+            if ours:
+                exchange.refuse_unknown(known)
             return await answer(request)
 
         return guarded

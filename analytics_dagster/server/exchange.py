@@ -6,7 +6,7 @@ What takes ten thousand requests a second goes through here: no objects beyond t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,6 +20,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 JSON = b"application/json"
 # Two slow uploads of the largest body over a line of 10 Mbit/s still fit.
 BODY_SECONDS = 120
+# Characters of a parameter's name that are told back.
+_SHOWN = 100
 
 
 class Exchange:
@@ -70,6 +72,15 @@ class Exchange:
             raise Problem(
                 400, "the query string cannot be read; write it percent-encoded UTF-8, with at most 200 parts"
             ) from None
+
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Raises Problem 400 for a parameter that the route does not have: a misspelt one would change the answer unnoticed."""
+        unknown = [name for name in self.parameters() if name not in known]
+        if unknown:
+            taken = f"known are {', '.join(known)}" if known else "this route takes none"
+            told = [{"field": name[:_SHOWN], "reason": f"is not known; {taken}"} for name in unknown]
+            detail = f"the parameter {told[0]['field']!r} {told[0]['reason']}"
+            raise Problem(400, detail, kind="bad-parameters", members={"errors": told})
 
     async def body(self, limit: int) -> bytes:
         """The body as it was sent. Raises Problem 413 as soon as more than `limit` bytes were announced or came."""

@@ -63,9 +63,12 @@ async def parsed(service: Service, who: Sender, size: int, parse: Callable[[Read
     except ForeignTenantError as error:
         wider = await service.access.wider_scope(who.principal, who.scope, error.tenant)
         if wider is None:
-            raise
+            raise service.access.foreign(who.principal, error.tenant) from None
         who.scope = wider
-    return await _parse(service, who, size, parse)
+    try:
+        return await _parse(service, who, size, parse)
+    except ForeignTenantError as error:  # another tenant that it names
+        raise service.access.foreign(who.principal, error.tenant) from None
 
 
 async def _parse(service: Service, who: Sender, size: int, parse: Callable[[Readers, Admission], T]) -> T:

@@ -32,6 +32,7 @@ MEDIA = {
 }
 _CURLS_OWN = "application/x-www-form-urlencoded"
 _ONE = b'{"accepted":1}'
+_PARAMETERS = ("partial", "tenant")
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -145,6 +146,7 @@ def _kind(exchange: Exchange) -> str:
 def _partial(exchange: Exchange) -> bool:
     if not exchange.scope["query_string"]:
         return False
+    exchange.refuse_unknown(_PARAMETERS)
     given = exchange.parameters().get("partial", ["false"])[-1].lower()
     if given not in _TRUTHS:
         raise Problem(400, f"partial={given!r} is not true or false")

@@ -255,5 +255,5 @@ def parse_bound(name: str, text: str | None) -> tuple[dt.date | None, dt.datetim
         if moment.tzinfo is not None:
             return None, moment.astimezone(dt.UTC)
     except (ValueError, OverflowError):
-        pass
-    raise UserError(f"{name}={text!r} is neither a day nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z")
+        raise UserError(f"{name}={text!r} is neither a day nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z") from None
+    raise UserError(f"{name}={text!r} has no time zone; write {moment.isoformat()}Z, or an offset in place of Z (UTC)")

@@ -327,6 +327,7 @@ def test_a_writer_for_several_tenants_must_name_one_in_each_row():
         found = parse_json(body(written), admission(None, "acme", "beta"), NOW_US)
         assert [row.tenant for row in rows(found.points)] == ["acme"]
         assert [(r.index, r.field) for r in found.refused] == [(0, "tenant_id"), (2, "tenant_id")]
+        assert {r.reason for r in found.refused} == {"names no tenant; this key may write for several, so each row names one"}
 
 
 # --- bodies that are no points at all
