@@ -23,7 +23,7 @@ ROUNDS = 3
 
 def dataframes() -> Iterator[Line]:
     """`record_metrics(DataFrame)`: label columns, then a column of dicts; durable when it returns."""
-    from analytics_dagster.engine import LocalEngine
+    from analytics_dagster import LocalEngine
 
     with tempfile.TemporaryDirectory(prefix="bench-frame-") as folder, LocalEngine(Path(folder) / "home") as engine:
         for what, frame, target in (
