@@ -12,6 +12,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class Landing:
         ]
         for start in range(0, len(rows), _NOTES_IN_ONE_WRITE):
             chunk = rows[start : start + _NOTES_IN_ONE_WRITE]
-            self._database.write(lambda connection, chunk=chunk: _replace_notes(connection, chunk))  # type: ignore[misc]
+            self._database.write(partial(_replace_notes, rows=chunk))
 
     def quarantine(self, tenant: str, refused: Iterable[Refused], arrival: str, format: str) -> int:
         """Set records aside. The same record of the same file is kept once; returns how many were new."""

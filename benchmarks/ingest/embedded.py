@@ -5,14 +5,18 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.ingest import rows
 from benchmarks.ingest.report import Line
+
+if TYPE_CHECKING:
+    from analytics_dagster.ingest.points import Points
 
 FRAME_POINTS = 2_000_000
 DICTS_POINTS = 500_000
@@ -66,7 +70,7 @@ def log_to_delta() -> Iterator[Line]:
     yield Line(f"log to Delta, {TENANTS} tenants", f"{taken / seconds:,.0f} points/s", "at least 500,000/s")
 
 
-def _points_of_tenants(register):  # type: ignore[no-untyped-def]
+def _points_of_tenants(register: Callable[[str], object]) -> Iterator[Points]:
     from analytics_dagster.ingest.points import Points, SeriesTable, canonical_labels
 
     table = SeriesTable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -145,7 +146,7 @@ class _Taken:
     rows: int = 0
 
 
-class RefusingSource:
+class RefusingSource(ABC):
     """Implements LogSource over a partition whose messages may be bad. Subclasses say what a message is."""
 
     def __init__(self, reader: PartitionReader, store: Store, table: str, tenant: str | None) -> None:
@@ -189,15 +190,20 @@ class RefusingSource:
                 break
         return taken
 
+    @abstractmethod
     def _prepare(self) -> None:
         """Called once before each reading."""
 
+    @abstractmethod
     def _taken(self, message: KafkaMessage) -> tuple[Batch, Sequence[RowRefusal]]:
-        raise NotImplementedError
+        """A message's rows, and those of them that are refused."""
 
 
 class LogTopicSource(RefusingSource):
     """A partition of the log's own topic. What no log of ours wrote there stops nobody else's points."""
+
+    def _prepare(self) -> None:
+        """Nothing: a frame holds its own series."""
 
     def _taken(self, message: KafkaMessage) -> tuple[Batch, Sequence[RowRefusal]]:
         if message.value is None:
