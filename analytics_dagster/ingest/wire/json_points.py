@@ -22,11 +22,12 @@ from analytics_dagster.ingest.points import (
     Points,
     RefusedValueError,
     RowRefusal,
+    WriteScope,
 )
 from analytics_dagster.ingest.wire.bodies import BodyTooLargeError, UnreadableBodyError
-from analytics_dagster.ingest.wire.json_rows import ROW, ROWS, SHORT_ROW, SHORT_ROWS, Row, row_of
+from analytics_dagster.ingest.wire.json_rows import ROW, ROWS, SHORT_ROW, SHORT_ROWS, OwnRow, Row, own_rows, row_of
 from analytics_dagster.ingest.wire.series_cache import SeriesCache, cache_of, labels_of, series_number
-from analytics_dagster.ingest.wire.times import instants, refusal_of_time
+from analytics_dagster.ingest.wire.times import are_all_one, instants, refusal_of_time
 
 MAX_ROWS = 500_000
 """Rows of one JSON body: each becomes some objects of Python while it is read."""
@@ -71,17 +72,19 @@ def parse_ndjson(body: bytes, admission: Admission, now_us: int) -> Parsed:
 _Decode = Callable[[bytes], Rows]
 
 
-def _one_decoders() -> Iterator[_Decode]:
+def _one_decoders(_: WriteScope) -> Iterator[_Decode]:
     yield lambda body: [ROW.decode(body)]
     yield lambda body: [SHORT_ROW.decode(body)]
 
 
-def _array_decoders() -> Iterator[_Decode]:
+def _array_decoders(scope: WriteScope) -> Iterator[_Decode]:
+    if scope.default is not None:
+        yield own_rows(scope.default).decode
     yield ROWS.decode
     yield SHORT_ROWS.decode
 
 
-def _line_decoders() -> Iterator[_Decode]:
+def _line_decoders(_: WriteScope) -> Iterator[_Decode]:
     yield lambda body: _lines_checked(body, ROW.decode_lines(body))
     yield lambda body: _lines_checked(body, SHORT_ROW.decode_lines(body))
 
@@ -97,10 +100,10 @@ def _parse(
     body: bytes,
     admission: Admission,
     now_us: int,
-    decoders: Callable[[], Iterator[_Decode]],
+    decoders: Callable[[WriteScope], Iterator[_Decode]],
     originals: Callable[[], Sequence[bytes]],
 ) -> Parsed:
-    for decode in decoders():
+    for decode in decoders(admission.scope):
         try:
             rows = decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -200,11 +203,11 @@ class _Texts:
         self.labels = _BETWEEN.join([row.labels for row in rows])
         self._names = [row.name for row in rows]
         self._kinds = [row.metric_type for row in rows]
-        tenants = [row.tenant_id for row in rows]
+        tenants = [rows[0].tenant_id] if isinstance(rows[0], OwnRow) else [row.tenant_id for row in rows]
         # Counting costs a tenth of what looking each row up does, and most bodies are one tenant's, of one type.
-        self._one_name = self._names.count(self._names[0]) == len(rows)
-        self._one_kind = self._kinds.count(self._kinds[0]) == len(rows)
-        self._one_tenant = tenants.count(tenants[0]) == len(rows)
+        self._one_name = are_all_one(self._names)
+        self._one_kind = are_all_one(self._kinds)
+        self._one_tenant = are_all_one(tenants)
         resolved = {tenant: _resolved(tenant, admission) for tenant in (tenants[:1] if self._one_tenant else set(tenants))}
         self._tenant = resolved[tenants[0]]
         self._tenants = [] if self._one_tenant else [resolved[tenant] for tenant in tenants]

@@ -74,6 +74,8 @@ def instants(values: Sequence[object], now_us: int) -> Micros:
     """A column of texts, numbers and None, which is `now_us`."""
     if len(values) <= _FEW:
         return _one_by_one(values, now_us)
+    if are_all_one(values):
+        return np.full(len(values), _one_by_one(values[:1], now_us)[0])
     try:
         return texts_us(pa.array(values, pa.string()), now_us)
     except pa.ArrowTypeError:
@@ -85,6 +87,11 @@ def instants(values: Sequence[object], now_us: int) -> Micros:
     except OverflowError:
         pass  # an integer past 64 bits
     return numbers_us(np.array(values, np.float64)) if kinds == {float} else _one_by_one(values, now_us)
+
+
+def are_all_one(values: Sequence[object]) -> bool:
+    """Whether all are equal: those who sample many series at once send one time. Not empty."""
+    return values[0] == values[-1] and values.count(values[0]) == len(values)
 
 
 def texts_us(texts: pa.Array, now_us: int) -> Micros:
