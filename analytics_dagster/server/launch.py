@@ -27,6 +27,7 @@ from analytics_dagster.errors import AnalyticsError, BusyError
 from analytics_dagster.server.application import load
 from analytics_dagster.server.binding import is_loopback, require_free_port, require_safe_binding, tls_of
 from analytics_dagster.server.logs import configure_logs
+from analytics_dagster.server.memory import give_back_freed_memory
 from analytics_dagster.server.service import COUNTS, Plan
 from analytics_dagster.server.statsd import statsd_address
 from analytics_dagster.settings import Settings
@@ -47,6 +48,8 @@ _MOST_OPEN_REQUESTS = 4_096
 CONSUME_SECONDS = 2.0
 _CONSUME_AT_MOST = 5.0
 _CONSUMER_NICE = 19
+# Rounds of a million take a fifth less time and a fifth of a gigabyte more, which a server has all day.
+_CONSUMED_ROWS = 500_000
 
 log = structlog.get_logger("analytics.serve")
 
@@ -74,6 +77,7 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
     with only_server(settings.analytics_home):
         address = Address(host, require_free_port(host, port), tls_of(settings) is not None)
         configure_logs(settings.analytics_log_level, "serve")
+        give_back_freed_memory()
         installation = open_installation(settings, create=True)
         announcement = _prepare(installation, address)
         _forget_counts(settings.analytics_home)
@@ -206,7 +210,7 @@ def _consume(installation: Installation, ready: threading.Event, stopping: threa
     ready.wait(READY_SECONDS)
     while not stopping.wait(CONSUME_SECONDS):
         try:
-            taken = consume(installation, max_seconds=_CONSUME_AT_MOST, pause=PAUSE)
+            taken = consume(installation, max_rows=_CONSUMED_ROWS, max_seconds=_CONSUME_AT_MOST, pause=PAUSE)
         except AnalyticsError as error:
             log.warning("consuming will try again", error=str(error))
         except Exception as error:  # a thread that ends lets the log grow until it is full, so it tells and goes on

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import gc
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +27,7 @@ from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted
 from analytics_dagster.server.exchange import Headers
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.measures import Counts
+from analytics_dagster.server.memory import keep_freed_memory, tune_garbage_collection
 from analytics_dagster.server.problems import rate_headers
 from analytics_dagster.settings import Settings
 
@@ -123,7 +122,7 @@ class Service:
             self._statsd = await listen(self, address, settings.analytics_statsd_tenant)
             self._tasks.append(asyncio.create_task(self._statsd[1].run()))
         tune_garbage_collection()
-        self._arenas = kept_arenas()
+        self._kept = keep_freed_memory()
         log.info("ready", role=self.role, pid=os.getpid())
 
     async def stop(self) -> None:
@@ -258,24 +257,3 @@ def take_place(home: Path, workers: int) -> Place:
         if time.monotonic() > deadline:
             raise BusyError(f"all {workers} places of {folder} are held by workers of another server; stop it first")
         time.sleep(0.05)
-
-
-def tune_garbage_collection() -> None:
-    """What is open now stays: the collector need not look at it again, and what requests leave behind has few cycles.
-
-    With Python's default thresholds a batch of 10,000 rows is walked several times while it is parsed (a third of its time).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
-
-
-def kept_arenas(size: int = 32 * 2**20) -> list[bytes]:
-    """Objects that keep `size` bytes of memory for small objects with the process, for as long as they are held.
-
-    CPython gives an arena of 1 MiB back to the kernel as soon as nothing is in it, so the rows of each large body would be
-    made in fresh pages, and the faults take a third of the time that parsing does. Some objects in each arena hold it.
-    """
-    block = 448  # a size class of its own, and of few other objects
-    blocks = [bytes(block - sys.getsizeof(b"")) for _ in range(size // block)]
-    return blocks[:: 2**20 // block // 4]

@@ -63,7 +63,9 @@ def _rates(path: str, body: Body, content_type: str, size: int, peer: Body | Non
         for _ in range(ROUNDS + 1):
             ours.append(POINTS / send_all(mine.port, requests, CONNECTIONS).require(202, 204).seconds)
             if peer is not None and servers.victoria_installed():
+                mine.settle()
                 theirs.append(POINTS / send_all(other.port, same, CONNECTIONS).require(204).seconds)
+                other.settle()
     return statistics.median(ours[1:]), statistics.median(theirs[1:]) if theirs else None
 
 

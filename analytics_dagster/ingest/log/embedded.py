@@ -140,6 +140,7 @@ class EmbeddedLog:
                 else:
                     # Each its own: raising sets the traceback of the very object.
                     future.set_exception(copy(failure))
+            self._headroom.look_ahead()
 
     def _take(self) -> list[_Waiting] | None:
         """What goes into the next commit; None when the log is closed and all is done, nothing when there is time to mend."""

@@ -96,11 +96,9 @@ class Headroom:
 
     def check(self, waiting_bytes: int) -> None:
         """Raise LogFullError unless `waiting_bytes` fit: into the log's limit and on the disk, with the reserve left free."""
-        now = time.monotonic()
+        if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
+            self._look()
         with self._lock:
-            if now - self._looked > _LOOK_AGAIN_SECONDS:
-                self._look()
-                self._looked = now
             coming = self._added + waiting_bytes
             unconsumed, free, reserve = self._unconsumed + coming, self._free - coming, self._reserve
         if unconsumed > self._max_bytes:
@@ -119,9 +117,20 @@ class Headroom:
         with self._lock:
             self._added += committed_bytes
 
+    def look_ahead(self) -> None:
+        """Look before a `check` has to, in the thread that commits: those who append wait for nothing then."""
+        if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS / 2:
+            with contextlib.suppress(OSError):  # the next check looks again, and says it
+                self._look()
+
     def _look(self) -> None:
+        added = self._added
         disk = os.statvfs(self._folder)
-        self._free = disk.f_bavail * disk.f_frsize
-        self._reserve = min(self._segment_bytes, disk.f_blocks * disk.f_frsize // _PART_KEPT_FREE)
-        self._unconsumed = sum(unconsumed_bytes(folder) for folder in writer_folders(self._folder.parent))
-        self._added = 0
+        unconsumed = sum(unconsumed_bytes(folder) for folder in writer_folders(self._folder.parent))
+        with self._lock:
+            self._free = disk.f_bavail * disk.f_frsize
+            self._reserve = min(self._segment_bytes, disk.f_blocks * disk.f_frsize // _PART_KEPT_FREE)
+            self._unconsumed = unconsumed
+            # What was committed while this looked may be in it or not: it counts.
+            self._added -= min(added, self._added)
+            self._looked = time.monotonic()

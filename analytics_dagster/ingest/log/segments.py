@@ -181,11 +181,34 @@ class Mark:
 
     def write(self, position: int, *, durable: bool = False) -> None:
         """Set it; `durable` waits for the disk."""
-        data = position.to_bytes(8, "little", signed=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
-        try:
-            os.pwrite(descriptor, _MARK.pack(position, zlib.crc32(data)), 0)
+        with self.writing() as writer:
+            writer.write(position)
             if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                writer.sync()
+
+    def writing(self) -> MarkWriter:
+        """Open it to be set often."""
+        return MarkWriter(self._path)
+
+
+class MarkWriter:
+    """An open mark, made if need be. Each time it is set costs one call of the kernel."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+
+    def write(self, position: int) -> None:
+        data = position.to_bytes(8, "little", signed=True)
+        os.pwrite(self._descriptor, _MARK.pack(position, zlib.crc32(data)), 0)
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> MarkWriter:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()

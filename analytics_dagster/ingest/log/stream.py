@@ -25,6 +25,7 @@ from analytics_dagster.ingest.log.segments import (
     FrameHeader,
     Kind,
     Mark,
+    MarkWriter,
     SegmentHeader,
     padded,
     remove_unfinished,
@@ -103,6 +104,7 @@ class Stream:
         # A new folder does not begin at 0: should somebody delete the log but keep the lake, positions still rise.
         self._floor = tail.floor or max(1, _micros(clock)) * 1_000
         self._file: SegmentFile | None = None
+        self._marking: MarkWriter | None = None
         self._base = self._next = 0
         self._definitions = 0
         self._series = SeriesNumbers()
@@ -146,10 +148,12 @@ class Stream:
 
     def _close_file(self) -> None:
         file, self._file = self._file, None
-        if file is not None:
-            # All that counts in it was synced, so what closing has to say changes nothing.
-            with contextlib.suppress(OSError):
-                file.close()
+        marking, self._marking = self._marking, None
+        for opened in (file, marking):
+            if opened is not None:
+                # All that counts in it was synced, so what closing has to say changes nothing.
+                with contextlib.suppress(OSError):
+                    opened.close()
 
     def _frames(self, points: Sequence[Points], plays: Sequence[Plays]) -> tuple[list[bytes | pa.Buffer], int, int]:
         buffers: list[bytes | pa.Buffer] = []
@@ -218,7 +222,9 @@ class Stream:
 
     def _publish(self) -> None:
         try:
-            self._mark.write(self.end)
+            if self._marking is None:
+                self._marking = self._mark.writing()
+            self._marking.write(self.end)
         except OSError as error:
             # What is durable stays acknowledged; readers see it with the next mark.
             _LOG.warning("%s: the committed mark could not be written: %s", self._folder, error)

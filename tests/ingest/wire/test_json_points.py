@@ -300,6 +300,13 @@ def test_a_foreign_tenant_ends_the_whole_body_whatever_else_is_wrong(row):
             parse_ndjson(b"\n".join(map(body, written)), admission(), NOW_US)
 
 
+@pytest.mark.parametrize("other", [{"tenant_id": "beta"}, {"tenant_id": ""}, {"tenant_id": "beta", "type": "counter"}])
+def test_a_row_that_does_not_name_the_writers_own_tenant_is_read_all_the_same(other):
+    own = [{"name": "a", "value": 1}, {"name": "a", "value": 1, "tenant_id": "acme"}, {"name": "a", "value": 1, "tenant_id": None}]
+    found = parse_json(body([*own, {"name": "a", "value": 1} | other]), admission("acme", "acme", "beta"), NOW_US)
+    assert [row.tenant for row in rows(found.points)] == ["acme"] * 3 + [other["tenant_id"] or "acme"]
+
+
 def test_a_tenant_in_the_labels_is_taken_out_of_them():
     unnamed = {"name": "a", "value": 1}
     found = parsed([unnamed | {"labels": {"tenant_id": tenant, "k": "v"}} for tenant in ("acme", "beta", "")])
