@@ -302,7 +302,11 @@ def test_a_foreign_tenant_ends_the_whole_body_whatever_else_is_wrong(row):
 
 @pytest.mark.parametrize("other", [{"tenant_id": "beta"}, {"tenant_id": ""}, {"tenant_id": "beta", "type": "counter"}])
 def test_a_row_that_does_not_name_the_writers_own_tenant_is_read_all_the_same(other):
-    own = [{"name": "a", "value": 1}, {"name": "a", "value": 1, "tenant_id": "acme"}, {"name": "a", "value": 1, "tenant_id": None}]
+    own = [
+        {"name": "a", "value": 1},
+        {"name": "a", "value": 1, "tenant_id": "acme"},
+        {"name": "a", "value": 1, "tenant_id": None},
+    ]
     found = parse_json(body([*own, {"name": "a", "value": 1} | other]), admission("acme", "acme", "beta"), NOW_US)
     assert [row.tenant for row in rows(found.points)] == ["acme"] * 3 + [other["tenant_id"] or "acme"]
 
