@@ -101,9 +101,10 @@ def _settle(file: int, path: Path, base: int, size: int, start: int) -> int:
         _LOG.error("%s is damaged at offset %d, within what was acknowledged; nothing is cut there", path, end - base)
         end = _whole_through(file, base, size, proof)
     if base + size > end:
-        _LOG.warning(
-            "%s: cut %d bytes of a commit that was never acknowledged, at offset %d", path, base + size - end, end - base
-        )
+        # Behind what was written lie zeros, which a writer that was killed leaves there.
+        torn = os.pread(file, base + size - end, end - base).rstrip(b"\0")
+        if torn:
+            _LOG.warning("%s: cut %d bytes of a commit that was never acknowledged, at offset %d", path, len(torn), end - base)
         os.ftruncate(file, end - base)
     os.fsync(file)
     return end
