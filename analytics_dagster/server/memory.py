@@ -15,8 +15,8 @@ import sys
 
 # From malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# The largest body (16 MiB) whose copies are all kept.
-_KEPT_BYTES = 64 * 2**20
+# What a large body and its copies take. glibc takes no threshold for mmap above 32 MiB.
+_KEPT_BYTES, _KEPT_AT_ONCE = 64 * 2**20, 32 * 2**20
 _GIVEN_BACK_BYTES = 128 * 2**10
 # One for the thread that waits, one for those that work.
 _ARENAS = 2
@@ -24,7 +24,7 @@ _ARENAS = 2
 
 def keep_freed_memory() -> list[bytes]:
     """For a worker. What is returned keeps memory with the process for as long as it is held."""
-    _mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 2)
+    _mallopt(_M_MMAP_THRESHOLD, _KEPT_AT_ONCE)
     _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     return _kept_arenas()
 

@@ -92,14 +92,16 @@ class Headroom:
         self._folder, self._max_bytes, self._segment_bytes = folder, max_bytes, segment_bytes
         self._lock = threading.Lock()
         self._looked = float("-inf")
-        self._unconsumed = self._free = self._reserve = self._added = 0
+        self._unconsumed = self._free = self._reserve = 0
+        # All bytes committed through this, and how many of them the last look saw.
+        self._committed = self._seen = 0
 
     def check(self, waiting_bytes: int) -> None:
         """Raise LogFullError unless `waiting_bytes` fit: into the log's limit and on the disk, with the reserve left free."""
         if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
             self._look()
         with self._lock:
-            coming = self._added + waiting_bytes
+            coming = self._committed - self._seen + waiting_bytes
             unconsumed, free, reserve = self._unconsumed + coming, self._free - coming, self._reserve
         if unconsumed > self._max_bytes:
             raise LogFullError(
@@ -115,7 +117,7 @@ class Headroom:
     def add(self, committed_bytes: int) -> None:
         """Count what was committed since the last look."""
         with self._lock:
-            self._added += committed_bytes
+            self._committed += committed_bytes
 
     def look_ahead(self) -> None:
         """Look before a `check` has to, in the thread that commits: those who append wait for nothing then."""
@@ -124,13 +126,13 @@ class Headroom:
                 self._look()
 
     def _look(self) -> None:
-        added = self._added
+        # What is committed while this looks may be in it or not: it counts.
+        committed = self._committed
         disk = os.statvfs(self._folder)
         unconsumed = sum(unconsumed_bytes(folder) for folder in writer_folders(self._folder.parent))
         with self._lock:
             self._free = disk.f_bavail * disk.f_frsize
             self._reserve = min(self._segment_bytes, disk.f_blocks * disk.f_frsize // _PART_KEPT_FREE)
             self._unconsumed = unconsumed
-            # What was committed while this looked may be in it or not: it counts.
-            self._added -= min(added, self._added)
+            self._seen = committed
             self._looked = time.monotonic()

@@ -55,7 +55,7 @@ def own_rows(tenant: str) -> msgspec.json.Decoder[list[OwnRow]]:
         gc=False,
         forbid_unknown_fields=True,
     )
-    return msgspec.json.Decoder(list[own])  # type: ignore[valid-type]  # as above
+    return msgspec.json.Decoder(list[own])  # type: ignore[valid-type]  # known only when it runs
 
 
 FIELDS = ("name", "value", "timestamp", "tenant_id", "metric_type", "type", "labels")
