@@ -138,12 +138,14 @@ class Measure:
 class MeasureFigure:
     """Formula leaf: the figure of one merged measure.
 
-    `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`.
+    `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
+    the figure over so many days, of which the bucket's is the last.
     """
 
     measure: str
     percentile: float | None = None
     newest: bool = False
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,10 @@ class Metric:
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, ratio or derived."""
+        """MetricFlow's name for its kind: simple, cumulative, ratio or derived."""
         match self.formula:
+            case MeasureFigure(window=int()):
+                return "cumulative"
             case MeasureFigure() | PerSecond():
                 return "simple"
             case Ratio():

@@ -1,6 +1,6 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
-A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, ratio,
+A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative, ratio,
 derived). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's `unit`, `direction`, `synonyms`, `time`,
 `kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so that several quantiles share one
 distribution.
@@ -83,6 +83,25 @@ class SimpleParams(_Form):
     percentile: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
+class WindowParams(_Form):
+    """Days or weeks that end with the day which is told for."""
+
+    window: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2} (day|week)s?$")]
+
+    @property
+    def days(self) -> int:
+        """Its length."""
+        number, unit = self.window.split()
+        return int(number) * (7 if unit.startswith("week") else 1)
+
+
+class CumulativeParams(_Form):
+    """The figure of one measure over a rolling window."""
+
+    measure: Name
+    cumulative_type_params: WindowParams
+
+
 class RatioParams(_Form):
     """One metric or measure divided by another."""
 
@@ -115,6 +134,13 @@ class SimpleForm(_MetricForm):
     type_params: SimpleParams
 
 
+class CumulativeForm(_MetricForm):
+    """A metric that is one measure over the days before and with each day."""
+
+    type: Literal["cumulative"]
+    type_params: CumulativeParams
+
+
 class RatioForm(_MetricForm):
     """A metric that is a quotient."""
 
@@ -129,7 +155,7 @@ class DerivedForm(_MetricForm):
     type_params: DerivedParams
 
 
-MetricForm = Annotated[SimpleForm | RatioForm | DerivedForm, Field(discriminator="type")]
+MetricForm = Annotated[SimpleForm | CumulativeForm | RatioForm | DerivedForm, Field(discriminator="type")]
 
 
 class FileForm(_Form):
@@ -143,7 +169,7 @@ KEYS = frozenset(
     key
     for form in (
         FileForm, SemanticModelForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
-        SimpleForm, SimpleParams, RatioParams, DerivedParams,
+        SimpleForm, SimpleParams, CumulativeParams, WindowParams, RatioParams, DerivedParams,
     )
     for key in form.model_fields
 )  # fmt: skip

@@ -36,6 +36,7 @@ from analytics_dagster.metrics.declarations import (
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
+from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.states import state_columns
 
 BUILT_IN = Path(__file__).parent / "catalogue"
@@ -172,6 +173,8 @@ class _Resolver:
         match form:
             case forms.SimpleForm():
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.CumulativeForm():
+                made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.RatioForm():
                 inner = (*path, name)
                 numerator = self._figure(form.type_params.numerator, inner, where)
@@ -193,6 +196,18 @@ class _Resolver:
                 f"{where}: measure {params.measure!r} is no distribution; remove percentile, or give the measure agg: percentile"
             )
         return MeasureFigure(params.measure, params.percentile)
+
+    def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> MeasureFigure:
+        params = form.type_params
+        if params.measure not in self._measures:
+            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
+        aggregation = self._measures[params.measure][1].aggregation
+        if aggregation not in ROLLING:
+            raise DeclarationError(
+                f"{where}: measure {params.measure!r} is {aggregation}, which has no figure over a window; "
+                f"these have: {', '.join(sorted(ROLLING))}"
+            )
+        return MeasureFigure(params.measure, window=params.cumulative_type_params.days)
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
         figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]

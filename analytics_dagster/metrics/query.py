@@ -33,9 +33,10 @@ from analytics_dagster.metrics.declarations import (
     leaves,
 )
 from analytics_dagster.metrics.matchers import Matcher, Operator, parse_matcher
-from analytics_dagster.metrics.ranges import Range, state_rows
+from analytics_dagster.metrics.ranges import Range, reaching_back, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
 from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql, recorded_points
+from analytics_dagster.metrics.rolling import rolling_figures, span
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from analytics_dagster.metrics.fresh import Fresh
 
 _COLUMNS = ("ts", "value")
+# Sets and distributions, which are read from relations of their own.
+_APART = (Aggregation.COUNT_DISTINCT, Aggregation.PERCENTILE)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class MetricQuery:
 
     `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
-    month that the range cuts holds only its days within the range. `aggregate` is for recorded points (avg, p95, ...).
+    month that the range cuts holds only its days within the range; what is told over a rolling window is, by week and month, the
+    figure of the last day. `aggregate` is for recorded points (avg, p95, ...).
     """
 
     metric: str
@@ -150,7 +154,9 @@ class DayReader:
         """Name of the table that holds the family's days."""
         name = identifier(f"days_{family.name}")
         if family.name not in self._kept:
-            stored = state_rows(self._tenant, family, Grain.DAY, Range.of_days(self._first, self._last), family.measures)
+            reach = max((_window(m.formula) for m in family.metrics), default=0)
+            days = reaching_back(Range.of_days(self._first, self._last), reach)
+            stored = state_rows(self._tenant, family, Grain.DAY, days, family.measures)
             self._connection.execute(f"CREATE TABLE {name} AS {stored}")
             self._kept.add(family.name)
         return name
@@ -181,9 +187,13 @@ class _Plan:
         keys = [f"_k{n}" for n in range(len(self.by))]
         every_key = ", ".join(["ts", *keys])
         measures = {m.name: m for m in self.family.measures_of(self.metric.formula)}
-        parts = {**self._rows(measures), "picked": self._picked(keys, measures), "folded": _folded(every_key, measures)}
+        parts = {**self._rows(measures), "picked": self._picked(keys, measures)}
+        parts |= self._rolling(keys, measures)
+        parts |= _spined(parts, keys, measures) if _window(self.metric.formula) else {"folded": _folded(every_key, measures)}
         for leaf in dict.fromkeys(leaves(self.metric.formula)):
             measure = measures[leaf.measure]
+            if leaf.window is not None:
+                continue
             if measure.aggregation is Aggregation.COUNT_DISTINCT:
                 parts[_alias(leaf)] = states.distinct_figures(measure, every_key, "picked", "figure")
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
@@ -209,12 +219,30 @@ class _Plan:
         return {**parts, "matching": relation}
 
     def _picked(self, keys: list[str], measures: dict[str, Measure]) -> str:
+        return f"{self._keyed(self.grain, keys, measures)} WHERE {self.range.condition()}"
+
+    def _keyed(self, grain: Grain, keys: list[str], measures: dict[str, Measure]) -> str:
         columns = [
-            f"date_trunc('{self.grain}', ts) AS ts",
+            f"date_trunc('{grain}', ts) AS ts",
             *(f"{sql} AS {key}" for key, sql in zip(keys, self.by_sql, strict=True)),
             *(identifier(c.name) for m in measures.values() for c in m.columns),
         ]
-        return f"SELECT {', '.join(columns)} FROM matching WHERE {self.range.condition()}"
+        return f"SELECT {', '.join(columns)} FROM matching"
+
+    def _rolling(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
+        """The common tables of what is told over a window, and those that they need."""
+        rolling = [leaf for leaf in dict.fromkeys(leaves(self.metric.formula)) if leaf.window is not None]
+        if not rolling:
+            return {}
+        parts = {"reaching": self._keyed(Grain.DAY, keys, measures), "days": span("reaching")}
+        by = ", ".join([f"date_trunc('{self.grain}', ts)", *keys])
+        named = ", ".join([f"date_trunc('{self.grain}', ts) AS ts", *keys])
+        for leaf in rolling:
+            assert leaf.window is not None
+            figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days")
+            told = f"SELECT * FROM ({figures}) WHERE {self.range.condition()}"
+            parts[_alias(leaf)] = f"SELECT {named}, arg_max(figure, ts) AS figure FROM ({told}) GROUP BY {by}"
+        return parts
 
     def filter(self, *more: str) -> str:
         conditions = [*self.conditions, *more]
@@ -251,7 +279,8 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
     relation = ""
     if points is not None:
         stored = grain if grain in family.grains else Grain.DAY
-        relation = f"({state_rows(tenant, family, stored, wanted, family.measures_of(metric.formula), recent)})"
+        read = reaching_back(wanted, _window(metric.formula))
+        relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
     by_sql = tuple(expressions[name] for name in query.by)
     return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
 
@@ -263,7 +292,17 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
         raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
     if grain is Grain.MINUTE and grain not in family.grains:
         raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
+    if window := _window(metric.formula):
+        rolling = all(leaf.window for leaf in leaves(metric.formula))
+        if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
+            allowed = "day, week and month" if rolling else "day"
+            raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
     return grain
+
+
+def _window(formula: Formula) -> int:
+    """The longest window that a formula looks at, 0 for none."""
+    return max((leaf.window or 0 for leaf in leaves(formula)), default=0)
 
 
 def _folded(keys: str, measures: dict[str, Measure]) -> str:
@@ -271,10 +310,25 @@ def _folded(keys: str, measures: dict[str, Measure]) -> str:
     values = [
         f"{sql} AS {identifier(column.name)}"
         for measure in measures.values()
-        if measure.aggregation not in (Aggregation.COUNT_DISTINCT, Aggregation.PERCENTILE)
+        if measure.aggregation not in _APART
         for sql, column in zip(states.merge(measure), measure.columns, strict=True)
     ]
     return f"SELECT {', '.join([keys, *values])} FROM picked GROUP BY {keys}"
+
+
+def _spined(parts: dict[str, str], keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
+    """The common table `folded` with a row also for buckets that have nothing but a window's figure."""
+    every = ["ts", *keys]
+    of_windows = [name for name in parts if name.startswith("of_")]
+    spine = " UNION ".join(f"SELECT {', '.join(every)} FROM {identifier(name)}" for name in ["picked", *of_windows])
+    columns = [c.name for m in measures.values() if m.aggregation not in _APART for c in m.columns]
+    same = " AND ".join(f"spine.{key} IS NOT DISTINCT FROM grouped.{key}" for key in every)
+    named = ", ".join([*(f"spine.{key}" for key in every), *(f"grouped.{identifier(name)}" for name in columns)])
+    return {
+        "grouped": _folded(", ".join(every), measures),
+        "spine": spine,
+        "folded": f"SELECT {named} FROM spine LEFT JOIN grouped ON {same}",
+    }
 
 
 # Stands in a figure for the length of its bucket, which the plan knows.
@@ -282,15 +336,15 @@ _BUCKET_SECONDS = "$bucket_seconds"
 
 
 def _alias(leaf: MeasureFigure) -> str:
-    return f"of_{leaf.measure}" if leaf.percentile is None else f"of_{leaf.measure}_{leaf.percentile!r}"
+    return f"of_{leaf.measure}" + "".join(f"_{part!r}" for part in (leaf.percentile, leaf.window) if part is not None)
 
 
 def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
     from analytics_dagster.metrics.expressions import substitute
 
     match formula:
-        case MeasureFigure(measure, _, newest):
-            apart = measures[measure].aggregation in (Aggregation.COUNT_DISTINCT, Aggregation.PERCENTILE)
+        case MeasureFigure(measure, _, newest, window):
+            apart = window is not None or measures[measure].aggregation in _APART
             return f"{identifier(_alias(formula))}.figure" if apart else states.read(measures[measure], newest=newest)
         case PerSecond(figure):
             return f"({_figure(figure, measures)} / {_BUCKET_SECONDS})"

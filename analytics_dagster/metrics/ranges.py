@@ -62,6 +62,11 @@ class Range:
         return begin.date(), max(begin, end - dt.timedelta(microseconds=1)).date()
 
 
+def reaching_back(wanted: Range, window: int) -> Range:
+    """`wanted` and the days before it that a window of so many days, ending with its first, holds."""
+    return wanted if wanted.begin is None or window < 2 else Range(wanted.begin - (window - 1) * _ONE_DAY, wanted.end)
+
+
 def state_rows(
     tenant: TenantLake, family: Family, grain: Grain, wanted: Range, measures: Iterable[Measure], recent: Recent | None = None
 ) -> str:

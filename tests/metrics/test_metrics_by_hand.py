@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from tests.metrics.conftest import Figures
 
 PLAYS = [
-    # listener, country, tier, ms_played, track_ms, end_reason, skipped
-    ("ann", "DE", "premium", 200_000, 200_000, "trackdone", False),
-    ("ann", "DE", "premium", 30_000, 200_000, "fwdbtn", True),
-    ("ann", "DE", "premium", 29_999, 200_000, "fwdbtn", None),
-    ("bob", "US", "free", 198_000, 200_000, "trackdone", None),
-    ("bob", "US", "free", 197_999, 200_000, "endplay", None),
-    ("bob", None, None, 5_000, 5_000, None, None),
-    ("cem", None, None, 5_000, 200_000, None, None),
-    ("cem", "US", None, 5_000, 200_000, "trackerror", True),
-    ("cem", "US", None, 5_000, None, None, True),
-    (None, "US", None, None, None, None, None),
+    # listener, country, tier, playlist, ms_played, track_ms, end_reason, skipped
+    ("ann", "DE", "premium", "top", 200_000, 200_000, "trackdone", False),
+    ("ann", "DE", "premium", "top", 30_000, 200_000, "fwdbtn", True),
+    ("ann", "DE", "premium", "top", 29_999, 200_000, "fwdbtn", None),
+    ("bob", "US", "free", None, 198_000, 200_000, "trackdone", None),
+    ("bob", "US", "free", None, 197_999, 200_000, "endplay", None),
+    ("bob", None, None, None, 5_000, 5_000, None, None),
+    ("cem", None, None, None, 5_000, 200_000, None, None),
+    ("cem", "US", None, None, 5_000, 200_000, "trackerror", True),
+    ("cem", "US", None, None, 5_000, None, None, True),
+    (None, "US", None, None, None, None, None, None),
 ]
 
 
 @pytest.fixture
 def listening(figures: Figures) -> Figures:
-    names = ("listener_id", "country", "tier", "ms_played", "track_ms", "end_reason", "skipped")
+    names = ("listener_id", "country", "tier", "playlist_id", "ms_played", "track_ms", "end_reason", "skipped")
     figures.write("plays", [{"ts": "2026-01-31 10:00", **dict(zip(names, play, strict=True))} for play in PLAYS])
     return figures
 
@@ -44,7 +44,7 @@ def all_sources(listening: Figures) -> Figures:
     listening.write(
         "subscriptions",
         [
-            {"ts": ts, "listener_id": "l", "event": e, "to_tier": tiers.get(n), "amount_minor": money.get(n), "currency": "EUR"}
+            {"ts": ts, "listener_id": "bob" if n == 8 else "ann", "event": e, "to_tier": tiers.get(n), "amount_minor": money.get(n), "currency": "EUR"}
             for n, e in enumerate(events)
         ],
     )
@@ -85,12 +85,15 @@ BY_HAND = {
     "engagement_rate": 4 / 9,
     "daily_active_listeners": 3,
     "streams_per_listener": 4 / 3,
+    "playlist_streams": 2,  # 200,000 and 30,000
+    "playlist_stream_share": 2 / 5,
     "signups": 2,
     "trials": 1,
     "premium_conversions": 2,
     "downgrades": 1,
     "cancellations": 1,
     "reactivations": 1,
+    "net_new_subscribers": 2 + 1 - 1 - 1,
     "revenue": 2_498,
     "revenue_per_payment": 2_498 / 3,
     "ad_requests": 4,
@@ -109,16 +112,26 @@ BY_HAND = {
     "disk_usage_max_percent": 71,
     "network_bytes": 15,
 }
+# Over the days that end with the only one. ann paid twice and bob once.
+ROLLING = {
+    "weekly_active_listeners": 3,
+    "monthly_active_listeners": 3,
+    "monthly_streams": 5,
+    "monthly_payers": 2,
+    "monthly_revenue": 2_498,
+}
+SHARES_OF_ROLLING = {"stickiness": 3 / 3, "revenue_per_payer": 2_498 / 2}
 WITHIN_ONE_PERCENT = {"api_p50_latency": 40, "api_p95_latency": 80, "api_p99_latency": 80}
 
 
 def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
-    assert {m.name for m in catalogue.metrics} == set(BY_HAND) | set(WITHIN_ONE_PERCENT)
+    assert {m.name for m in catalogue.metrics} == set(BY_HAND) | set(ROLLING) | set(SHARES_OF_ROLLING) | set(WITHIN_ONE_PERCENT)
 
 
 def test_every_metric_gives_what_was_computed_by_hand(all_sources: Figures) -> None:
-    given = {name: all_sources.value(name) for name in BY_HAND}
-    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in BY_HAND.items()}
+    by_hand = BY_HAND | ROLLING | SHARES_OF_ROLLING
+    given = {name: all_sources.value(name) for name in by_hand}
+    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in by_hand.items()}
 
 
 @pytest.mark.parametrize("name", WITHIN_ONE_PERCENT)
@@ -128,7 +141,7 @@ def test_a_latency_quantile_is_within_one_percent_of_the_nearest_rank(all_source
 
 @pytest.mark.parametrize("grain", ["hour", "day", "week", "month"])
 def test_every_grain_gives_the_same_figure_when_all_rows_are_in_one_bucket(all_sources: Figures, grain: str) -> None:
-    for name, value in BY_HAND.items():
+    for name, value in (BY_HAND if grain == "hour" else BY_HAND | ROLLING).items():
         assert all_sources.value(name, grain=grain) == pytest.approx(value, rel=1e-12)
 
 

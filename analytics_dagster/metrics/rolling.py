@@ -1,0 +1,72 @@
+"""Figures over a rolling window of days: SQL over day states that reach back before the first day that is asked for.
+
+A window of 28 days ends with the day it is told for, that day included (Spotify for Artists: monthly listeners are the distinct
+listeners of the last 28 days). Nothing rolling is stored: a late play changes its own day's state, and with it every window that
+holds the day. The first days of a tenant have windows that are not full yet, and say what is in them.
+"""
+
+from __future__ import annotations
+
+from analytics_dagster.lake.compute import identifier as q
+from analytics_dagster.metrics import states
+from analytics_dagster.metrics.declarations import Aggregation, Measure
+
+ROLLING = frozenset(
+    {
+        Aggregation.COUNT,
+        Aggregation.SUM,
+        Aggregation.SUM_BOOLEAN,
+        Aggregation.AVERAGE,
+        Aggregation.MIN,
+        Aggregation.MAX,
+        Aggregation.LAST,
+        Aggregation.COUNT_DISTINCT,
+    }
+)
+"""What can be told over a window: whatever merges without looking at the bucket before."""
+
+
+def span(relation: str) -> str:
+    """A SELECT of every day from the first to the last with rows in `relation`, the days between without rows too."""
+    return f"SELECT unnest(generate_series(min(ts), max(ts), INTERVAL 1 DAY)) AS ts FROM {relation}"
+
+
+def rolling_figures(measure: Measure, window: int, keys: list[str], relation: str, days: str) -> str:
+    """A SELECT of ts (each of `days`), `keys` and `figure`: the measure over the `window` days that end with ts.
+
+    `relation` has day states: ts, `keys`, the measure's state columns. A window without rows has no figure.
+    """
+    if measure.aggregation is Aggregation.COUNT_DISTINCT:
+        return _distinct(measure, window, keys, relation, days)
+    columns = ", ".join(f"{sql} AS {q(column.name)}" for sql, column in zip(states.merge(measure), measure.columns, strict=True))
+    by_day = ", ".join(["ts", *keys])
+    by_window = ", ".join(["ending.ts", *keys])
+    # Merged by day first: a day's rows are then one for each combination of keys, and are read `window` times.
+    daily = f"SELECT {by_day}, {columns} FROM {relation} GROUP BY {by_day}"
+    inside = f"daily.ts <= ending.ts AND daily.ts > ending.ts - INTERVAL {window} DAY"
+    merged = f"SELECT {by_window}, {columns} FROM {days} AS ending JOIN ({daily}) AS daily ON {inside} GROUP BY {by_window}"
+    return f"SELECT {by_day}, {states.read(measure)} AS figure FROM ({merged})"
+
+
+def _distinct(measure: Measure, window: int, keys: list[str], relation: str, days: str) -> str:
+    """Each id is inside from a day it was seen until `window` days later, or until it is seen again: so every id and day is
+    touched once, however long the window is.
+    """
+    by = ", ".join(["ts", *keys])
+    apart = "".join(f", {key}" for key in keys)
+    seen = f"SELECT DISTINCT {by}, unnest({q(measure.columns[0].name)}) AS id FROM {relation}"
+    again = f"lead(ts) OVER (PARTITION BY id{apart} ORDER BY ts)"
+    spells = f"SELECT {by}, least(ts + INTERVAL {window} DAY, coalesce({again}, ts + INTERVAL {window} DAY)) AS until FROM seen"
+    moves = (
+        f"SELECT {by}, count(*) AS n FROM spells GROUP BY {by} "
+        f"UNION ALL SELECT until AS ts{apart}, -count(*) AS n FROM spells GROUP BY until{apart} "
+        f"UNION ALL SELECT d.ts{apart}, 0 AS n FROM {days} AS d CROSS JOIN (SELECT DISTINCT 1{apart} FROM {relation})"
+    )
+    order = f"PARTITION BY {', '.join(keys)} ORDER BY ts" if keys else "ORDER BY ts"
+    # Summed by day first: on one day some come in and others go out.
+    counted = f"SELECT {by}, sum(sum(n)) OVER ({order}) AS figure FROM ({moves}) GROUP BY {by}"
+    return (
+        f"WITH seen AS ({seen}), spells AS ({spells}) "
+        f"SELECT {by}, CAST(figure AS DOUBLE) AS figure FROM ({counted}) "
+        f"WHERE figure > 0 AND ts <= (SELECT max(ts) FROM {days})"
+    )
