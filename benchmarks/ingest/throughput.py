@@ -38,12 +38,16 @@ def arrow() -> Iterator[Line]:
 
 
 def single_points() -> Iterator[Line]:
-    """One point a request, 64 connections."""
+    """One point a request, 64 connections: median of ROUNDS rounds. One more warms up, in which every series is new."""
     count = 50_000
     with servers.ours() as server:
         bodies = [rows.json_body(part)[1:-1] for part in rows.Rows(TENANT, _now_ms() - 60_000, count).batches(1)]
         requests = [_request("/analytics/metrics", body, "application/json", server.key) for body in bodies]
-        sent = send_all(server.port, requests, 64).require(202)
+        rounds = []
+        for _ in range(ROUNDS + 1):
+            rounds.append(send_all(server.port, requests, 64).require(202))
+            server.settle()
+    sent = sorted(rounds[1:], key=lambda round_: round_.seconds)[ROUNDS // 2]
     rate = f"{count / sent.seconds:,.0f} requests/s, p50 {_ms(sent, 0.5)}, p99 {_ms(sent, 0.99)}"
     yield Line("single points, 64 connections", rate, "at least 10,000/s, p99 under 50 ms")
 
