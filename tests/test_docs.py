@@ -99,7 +99,7 @@ def test_every_verb_is_documented_and_every_documented_verb_exists() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_documented_and_every_documented_option_exists(verb: str) -> None:
     rows = re.findall(r"^\| (`--.+?) \| (.+?) \|", _sections()[verb], re.MULTILINE)
-    documented = {spelling for cell, _ in rows for spelling in re.findall(r"`(--[a-z-]+)`", cell)}
+    documented = {spelling for cell, _ in rows for spelling in re.findall(r"`(--?[a-z-]+)`", cell)}
     assert documented == set(_options(verb))
     if not documented:
         assert "Takes no options." in _sections()[verb]

@@ -1,4 +1,4 @@
-"""`analytics query` and `analytics metrics list|show`: figures, and what they mean."""
+"""`analytics query` and `analytics metrics list|show|export`: figures, and what they mean."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from analytics_dagster.cli.context import installation, settings
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.metrics.declarations import Catalogue, Grain, Metric, did_you_mean
+from analytics_dagster.metrics.export import ExportFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,6 +112,30 @@ def show(
         typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
+@metrics_app.command()
+def export(
+    ctx: typer.Context,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="Whose YAML.")] = ExportFormat.METRICFLOW,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there. Default: standard output.")
+    ] = None,
+) -> None:
+    """The whole catalogue as YAML that other tools read. What the format cannot say is told in comments at its head."""
+    from analytics_dagster.metrics.export import export_text
+    from analytics_dagster.metrics.load import load_catalogue
+
+    asked = settings(ctx)
+    parameters = {"stream_ms": asked.analytics_stream_seconds * 1000}
+    written = export_text(load_catalogue(asked.analytics_metrics), format_, parameters)
+    if output is None:
+        typer.echo(written, nl=False)
+        return
+    try:
+        output.write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror or error}") from None
+
+
 def _recorded(ctx: typer.Context, tenant: str, catalogue: Catalogue) -> Iterator[Metric]:
     from analytics_dagster.metrics.fresh import Fresh
     from analytics_dagster.metrics.recorded import recorded_metrics
@@ -133,6 +159,7 @@ def _day(option: str, value: str | None) -> dt.date | None:
 
 
 def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
+    from analytics_dagster.metrics.lineage import source_columns
     from analytics_dagster.metrics.reference import formula_text
 
     family = catalogue.family_of(metric)
@@ -147,6 +174,7 @@ def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
         "synonyms": list(metric.synonyms),
         "family": family.name,
         "source": f"raw/{family.source}",
+        "columns": list(source_columns(metric, family)),
         "dimensions": [d.name for d in family.dimensions],
         "never_added_over": list(metric.apart_by),
         "time": metric.time.value,

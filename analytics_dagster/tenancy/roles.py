@@ -90,6 +90,7 @@ VERBS: Mapping[str, Permission] = {
     "query": Permission.FIGURES_READ,
     "metrics list": Permission.CATALOGUE_READ,
     "metrics show": Permission.CATALOGUE_READ,
+    "metrics export": Permission.CATALOGUE_READ,
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,

@@ -44,7 +44,14 @@ def all_sources(listening: Figures) -> Figures:
     listening.write(
         "subscriptions",
         [
-            {"ts": ts, "listener_id": "bob" if n == 8 else "ann", "event": e, "to_tier": tiers.get(n), "amount_minor": money.get(n), "currency": "EUR"}
+            {
+                "ts": ts,
+                "listener_id": "bob" if n == 8 else "ann",
+                "event": e,
+                "to_tier": tiers.get(n),
+                "amount_minor": money.get(n),
+                "currency": "EUR",
+            }
             for n, e in enumerate(events)
         ],
     )

@@ -130,6 +130,7 @@ def test_metrics_list_and_show_describe_the_catalogue(analytics: Analytics) -> N
     assert json.loads(out) == listed["daily_active_listeners"]
     _, out, _ = analytics("metrics", "show", "ecpm")
     assert "formula: ad_revenue / ad_impressions * 1000 where" in out.decode()
+    assert "columns: raw/ad_impressions.filled, raw/ad_impressions.revenue_micros, raw/ad_impressions.ts" in out.decode()
     _, out, _ = analytics("metrics", "list")
     assert len(out.decode().splitlines()) == 1 + len(listed)
 
