@@ -127,8 +127,10 @@ class DayReader:
     def __init__(self, tenant: TenantLake, catalogue: Catalogue, first: dt.date, last: dt.date) -> None:
         self._tenant, self._catalogue = tenant, catalogue
         self._first, self._last = first, last
+        self._range = Range.of_days(first, last)
         self._connection = connect()
-        self._kept: set[str] = set()
+        # By family, the longest window that its table reaches back for.
+        self._kept: dict[str, int] = {}
 
     def __enter__(self) -> DayReader:
         return self
@@ -142,23 +144,23 @@ class DayReader:
         """As `run_query`, from `since` (the reader's first day) to the reader's last day."""
         asked = MetricQuery(metric.name, since or self._first, self._last, by=by, where=where)
         plan = _plan(self._tenant, self._catalogue, metric, asked, None)
-        return _answer(self._connection, replace(plan, relation=self.relation(plan.family)))
+        return _answer(self._connection, replace(plan, relation=self._reaching(plan.family, _window(metric.formula))))
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, sorted."""
         column = identifier(dimension)
-        query = f"SELECT DISTINCT {column} FROM {self.relation(family)} WHERE {column} IS NOT NULL ORDER BY 1"
+        given = f"{column} IS NOT NULL AND {self._range.condition()}"
+        query = f"SELECT DISTINCT {column} FROM {self._reaching(family, 0)} WHERE {given} ORDER BY 1"
         return [row[0] for row in self._connection.execute(query).fetchall()]
 
-    def relation(self, family: Family) -> str:
-        """Name of the table that holds the family's days."""
+    def _reaching(self, family: Family, window: int) -> str:
+        """Name of the table that holds the family's days, and those before them that a window holds."""
         name = identifier(f"days_{family.name}")
-        if family.name not in self._kept:
-            reach = max((_window(m.formula) for m in family.metrics), default=0)
-            days = reaching_back(Range.of_days(self._first, self._last), reach)
+        if self._kept.get(family.name, -1) < window:
+            days = reaching_back(self._range, window)
             stored = state_rows(self._tenant, family, Grain.DAY, days, family.measures)
-            self._connection.execute(f"CREATE TABLE {name} AS {stored}")
-            self._kept.add(family.name)
+            self._connection.execute(f"CREATE OR REPLACE TABLE {name} AS {stored}")
+            self._kept[family.name] = window
         return name
 
 

@@ -88,12 +88,19 @@ def test_money_over_a_window_is_never_added_over_currencies(figures: Figures) ->
     assert figures.value("arppu", first=FIRST, last=FIRST, where=('currency="EUR"',)) == 999
 
 
-def test_the_reader_of_many_days_reads_far_enough_back(figures: Figures) -> None:
-    figures.write("plays", [play(0, "ann"), play(20, "bob")])
-    day = FIRST + dt.timedelta(days=20)
+def test_the_reader_of_many_days_reads_back_as_far_as_a_window_asks(figures: Figures) -> None:
+    figures.write("plays", [play(0, "ann", "US"), play(20, "bob", "DE")])
+    day, family = FIRST + dt.timedelta(days=20), figures.catalogue.family("listening")
     with DayReader(figures.tenant, figures.catalogue, day, day) as reader:
-        answer = reader.query(figures.catalogue.metric("mau"))
-    assert answer.column("value").to_pylist() == [2.0]
+        told = {name: reader.query(figures.catalogue.metric(name)) for name in ("dau", "wau", "mau", "stickiness", "streams")}
+        assert {name: answer.column("value").to_pylist() for name, answer in told.items()} == {
+            "dau": [1.0],
+            "wau": [1.0],
+            "mau": [2.0],
+            "stickiness": [0.5],
+            "streams": [1.0],
+        }
+        assert reader.values(family, "country") == ["DE"]
 
 
 def test_a_late_play_changes_every_window_that_holds_its_day(figures: Figures) -> None:
