@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HASHED := --require-hashes --requirement
 
-.PHONY: help install install-dev run test lint format bench bench-ingest clean lock
+.PHONY: help install install-dev run test lint format bench bench-ingest bench-metrics clean lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ bench: .venv/installed-dev ## Measure what the documentation claims
 
 bench-ingest: .venv/installed-dev ## Measure the ingest door, beside VictoriaMetrics where it is installed
 	$(BIN)/python -m benchmarks.ingest
+
+bench-metrics: .venv/installed-dev ## Measure the catalogue's figures, beside the same SQL written by hand
+	$(BIN)/python -m benchmarks.metrics
 
 clean: ## Remove .venv and caches; the data in .analytics stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

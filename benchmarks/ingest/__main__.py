@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from benchmarks.ingest import embedded, faults, throughput, under_load
-from benchmarks.ingest.report import Line
+from benchmarks.report import Line
 
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "json": throughput.json_batches,

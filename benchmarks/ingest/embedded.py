@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.ingest import rows
-from benchmarks.ingest.report import Line
+from benchmarks.report import Line
 
 if TYPE_CHECKING:
     from analytics_dagster.ingest.points import Points

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.ingest import servers
-from benchmarks.ingest.report import Line
+from benchmarks.report import Line
 
 KILLS = 50
 TENANT = "tenant_123"

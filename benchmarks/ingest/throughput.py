@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from benchmarks.ingest import rows, servers
 from benchmarks.ingest.client import Sent, request, send_all
-from benchmarks.ingest.report import Line
+from benchmarks.report import Line
 
 POINTS = 1_000_000
 CONNECTIONS = 8

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.ingest import rows, servers
 from benchmarks.ingest.client import request, send_all
-from benchmarks.ingest.report import Line
+from benchmarks.report import Line
 
 MEMORY_POINTS = 50_000_000
 LOAD_RATE = 200_000
