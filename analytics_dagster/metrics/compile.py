@@ -51,6 +51,8 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
+        elif measure.aggregation is Aggregation.COUNT_DISTINCT:
+            relation = f"({states.hashed(measure, relation)})"
     named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
     values = _named(wanted, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))

@@ -18,7 +18,7 @@ days to months, and cells over dimensions, in any order, to what one pass over a
   when a figure is read. So a stored day depends on its own samples only. Samples further apart than LOOK_BACK are not
   joined, and the first sample of a series counts 0: where it began is not known.
 
-A sketch may replace the exact sets later: `_build_distinct` and `_merge_distinct` are the only code that knows them.
+A sketch may replace the exact sets later: `hashed`, `_build_distinct` and `_merge_distinct` are the only code that knows them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def state_columns(name: str, aggregation: Aggregation, value: pa.DataType, descr
 
 
 def build(measure: Measure) -> list[str]:
-    """Aggregate expressions over source rows, one per state column. An `increase` needs the rows that `stepped` gives."""
+    """Aggregate expressions over source rows, one per state column. An `increase` needs the rows that `stepped` gives, a distinct
+    count those of `hashed`.
+    """
     expr = f"({measure.expr})"
     match measure.aggregation:
         case Aggregation.COUNT:
@@ -102,7 +104,7 @@ def build(measure: Measure) -> list[str]:
             newest = f"max({{'at': ts, 'value': {value}}}) FILTER (WHERE {value} IS NOT NULL)"
             return [f"({newest}).at", f"({newest}).value"]
         case Aggregation.COUNT_DISTINCT:
-            return [_build_distinct(expr)]
+            return [_build_distinct(measure)]
         case Aggregation.PERCENTILE:
             return [_build_buckets(expr)]
         case Aggregation.INCREASE:
@@ -169,6 +171,19 @@ def stepped(measure: Measure, keys: Sequence[str], relation: str) -> str:
         f"SELECT *, {made} FROM {relation} WHERE {exact} IS NOT NULL "
         f"UNION ALL SELECT *, {', '.join(f'NULL AS {name}' for name in names)} FROM {relation} WHERE {exact} IS NULL"
     )
+
+
+def hashed(measure: Measure, relation: str) -> str:
+    """A SELECT of `relation`'s source rows and the hash of what is counted (`<measure>_hash`; null for null).
+
+    Each distinct value is hashed once: MD5 of every row took more than half of what a day of many plays takes.
+    """
+    id_, hash_ = q(f"{measure.name}_id"), q(f"{measure.name}_hash")
+    given = f"CAST(({measure.expr}) AS VARCHAR) AS {id_}"
+    hashes = (
+        f"SELECT {id_}, CAST(md5_number_lower({id_}) >> 1 AS BIGINT) AS {hash_} FROM (SELECT DISTINCT {given} FROM {relation})"
+    )
+    return f"SELECT * FROM (SELECT *, {given} FROM {relation}) LEFT JOIN ({hashes}) USING ({id_})"
 
 
 def joined(measure: Measure, keys: Sequence[str], relation: str) -> str:
@@ -250,9 +265,9 @@ def _ends(first_at: str, first: str, last_at: str, last: str) -> list[str]:
     return [f"({apart}).at", f"({apart}).value", f"({newest}).at", f"({newest}).value"]
 
 
-def _build_distinct(expr: str) -> str:
-    hashed = f"CAST(md5_number_lower(CAST({expr} AS VARCHAR)) >> 1 AS BIGINT)"
-    return f"list_sort(list_distinct(list({hashed}) FILTER (WHERE {expr} IS NOT NULL)))"
+def _build_distinct(measure: Measure) -> str:
+    hash_ = q(f"{measure.name}_hash")
+    return f"list_sort(list_distinct(list({hash_}) FILTER (WHERE {hash_} IS NOT NULL)))"
 
 
 def _merge_distinct(state: str) -> str:
