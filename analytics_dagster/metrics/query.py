@@ -338,7 +338,8 @@ _BUCKET_SECONDS = "$bucket_seconds"
 
 
 def _alias(leaf: MeasureFigure) -> str:
-    return f"of_{leaf.measure}" + "".join(f"_{part!r}" for part in (leaf.percentile, leaf.window) if part is not None)
+    # With what no name can hold, so that it is no other measure's.
+    return f"of_{leaf.measure}" + "".join(f" {part!r}" for part in (leaf.percentile, leaf.window) if part is not None)
 
 
 def _figure(formula: Formula, measures: dict[str, Measure]) -> str:

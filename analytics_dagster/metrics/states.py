@@ -174,11 +174,12 @@ def stepped(measure: Measure, keys: Sequence[str], relation: str) -> str:
 
 
 def hashed(measure: Measure, relation: str) -> str:
-    """A SELECT of `relation`'s source rows and the hash of what is counted (`<measure>_hash`; null for null).
+    """A SELECT of `relation`'s source rows and the hash of what is counted (`_hash_<measure>`; null for null).
 
-    Each distinct value is hashed once: MD5 of every row took more than half of what a day of many plays takes.
+    Each distinct value is hashed once: MD5 of every row took 3.5 of the 5.9 s in which ten million plays are grouped. No column
+    or measure begins with _, so the names are free.
     """
-    id_, hash_ = q(f"{measure.name}_id"), q(f"{measure.name}_hash")
+    id_, hash_ = q(f"_id_{measure.name}"), q(f"_hash_{measure.name}")
     given = f"CAST(({measure.expr}) AS VARCHAR) AS {id_}"
     hashes = (
         f"SELECT {id_}, CAST(md5_number_lower({id_}) >> 1 AS BIGINT) AS {hash_} FROM (SELECT DISTINCT {given} FROM {relation})"
@@ -266,7 +267,7 @@ def _ends(first_at: str, first: str, last_at: str, last: str) -> list[str]:
 
 
 def _build_distinct(measure: Measure) -> str:
-    hash_ = q(f"{measure.name}_hash")
+    hash_ = q(f"_hash_{measure.name}")
     return f"list_sort(list_distinct(list({hash_}) FILTER (WHERE {hash_} IS NOT NULL)))"
 
 

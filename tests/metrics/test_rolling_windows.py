@@ -143,6 +143,40 @@ def test_windows_are_what_counting_each_day_anew_gives(
     assert dict(figures.ask("monthly_streams")) == streams
 
 
+def test_measures_may_be_named_like_columns_and_like_windows(declare: Callable[[str], Path], tmp_path: Path) -> None:
+    from tests.metrics.conftest import Figures
+
+    text = """
+semantic_models:
+  - name: names
+    description: Names that are near others.
+    model: raw/plays
+    owner: me
+    dimensions: [{name: country, description: Country.}]
+    measures:
+      - {name: listener, agg: count_distinct, expr: listener_id, description: Listeners.}
+      - {name: listener_28, agg: count_distinct, expr: country, description: Countries.}
+metrics:
+  - name: share
+    description: Countries for each listener of 28 days.
+    type: ratio
+    type_params: {numerator: listener_28, denominator: listener_of_28}
+    unit: ratio
+    direction: neutral
+  - name: listener_of_28
+    description: Listeners of 28 days.
+    type: cumulative
+    type_params: {measure: listener, cumulative_type_params: {window: 4 weeks}}
+    unit: listeners
+    direction: neutral
+"""
+    own = load_catalogue(declare(text))
+    figures = Figures(Lake(str(tmp_path / "lake"), tmp_path / "locks").tenant("acme"), own)
+    figures.write("plays", [play(0, "ann"), play(0, "bob"), play(1, "ann", "US"), play(1, None)])
+    assert figures.ask("listener_of_28") == [(at(0), 2), (at(1), 2)]
+    assert figures.ask("share") == [(at(0), 0.5), (at(1), 1.0)]
+
+
 def test_a_measure_that_has_no_window_is_refused_with_file_and_line(declare: Callable[[str], Path]) -> None:
     text = """
 metrics:
