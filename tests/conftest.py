@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
+import functools
+import inspect
 import os
 import shutil
 import tempfile
@@ -21,6 +24,17 @@ from analytics_dagster.settings import Settings
 # One profile everywhere: deadlines measure the machine, not the code, and derandomized runs fail the same way for everyone.
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Each test runs in a copy of the context variables. Dagster keeps an instance in one, and a test that leaves its contexts to
+    the garbage collector would hand a dead one to whichever test comes next.
+    """
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        pyfuncitem.obj = functools.wraps(test)(lambda *args, **named: contextvars.copy_context().run(test, *args, **named))
+
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class Grain(StrEnum):
     """Length of a bucket. Hours and days are stored, minutes by families that say so (`time_granularity: minute`); weeks (ISO,
-    from Monday) and months are merged from days.
+    from Monday) and months are merged from days, and so is `total`, one bucket for the whole range that is asked for.
     """
 
     MINUTE = "minute"
@@ -34,6 +34,7 @@ class Grain(StrEnum):
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
+    TOTAL = "total"
 
 
 HOURS_AND_DAYS = (Grain.HOUR, Grain.DAY)

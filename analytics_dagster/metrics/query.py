@@ -56,8 +56,8 @@ class MetricQuery:
 
     `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
-    month that the range cuts holds only its days within the range; what is told over a rolling window is, by week and month, the
-    figure of the last day. `aggregate` is for recorded points (avg, p95, ...).
+    month that the range cuts holds only its days within the range; what is told over a rolling window is, by week, month and in
+    total, the figure of the last day. `aggregate` is for recorded points (avg, p95, ...).
     """
 
     metric: str
@@ -139,10 +139,16 @@ class DayReader:
         self._connection.close()
 
     def query(
-        self, metric: Metric, by: tuple[str, ...] = (), where: tuple[str, ...] = (), since: dt.date | None = None
+        self,
+        metric: Metric,
+        by: tuple[str, ...] = (),
+        where: tuple[str, ...] = (),
+        since: dt.date | None = None,
+        until: dt.date | None = None,
+        grain: Grain = Grain.DAY,
     ) -> pa.Table:
-        """As `run_query`, from `since` (the reader's first day) to the reader's last day."""
-        asked = MetricQuery(metric.name, since or self._first, self._last, by=by, where=where)
+        """As `run_query`, by day or coarser, from `since` (the reader's first day) to `until` (its last day)."""
+        asked = MetricQuery(metric.name, since or self._first, until or self._last, grain, by=by, where=where)
         plan = _plan(self._tenant, self._catalogue, metric, asked, None)
         return _answer(self._connection, replace(plan, relation=self._reaching(plan.family, _window(metric.formula))))
 
@@ -208,7 +214,13 @@ class _Plan:
 
     def _figure(self, measures: dict[str, Measure]) -> str:
         figure = _figure(self.metric.formula, measures)
+        if self.grain is Grain.TOTAL:
+            first, last = self.range.bounds("matching")
+            return figure.replace(_BUCKET_SECONDS, f"(epoch({last}) - epoch({first}))")
         return figure.replace(_BUCKET_SECONDS, f"(epoch(folded.ts + INTERVAL 1 {self.grain}) - epoch(folded.ts))")
+
+    def _bucket(self, grain: Grain) -> str:
+        return self.range.bounds("matching")[0] if grain is Grain.TOTAL else f"date_trunc('{grain}', ts)"
 
     def _rows(self, measures: dict[str, Measure]) -> dict[str, str]:
         """The common table `matching`: state rows that meet the conditions, counters joined to the bucket before."""
@@ -225,7 +237,7 @@ class _Plan:
 
     def _keyed(self, grain: Grain, keys: list[str], measures: dict[str, Measure]) -> str:
         columns = [
-            f"date_trunc('{grain}', ts) AS ts",
+            f"{self._bucket(grain)} AS ts",
             *(f"{sql} AS {key}" for key, sql in zip(keys, self.by_sql, strict=True)),
             *(identifier(c.name) for m in measures.values() for c in m.columns),
         ]
@@ -237,8 +249,8 @@ class _Plan:
         if not rolling:
             return {}
         parts = {"reaching": self._keyed(Grain.DAY, keys, measures), "days": span("reaching")}
-        by = ", ".join([f"date_trunc('{self.grain}', ts)", *keys])
-        named = ", ".join([f"date_trunc('{self.grain}', ts) AS ts", *keys])
+        by = ", ".join([self._bucket(self.grain), *keys])
+        named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
             figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days")
@@ -297,7 +309,7 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
     if window := _window(metric.formula):
         rolling = all(leaf.window for leaf in leaves(metric.formula))
         if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
-            allowed = "day, week and month" if rolling else "day"
+            allowed = "day, week, month and total" if rolling else "day"
             raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
     return grain
 

@@ -55,6 +55,12 @@ class Range:
         parts += [f"ts < '{_text(self.end)}'"] if self.end else []
         return " AND ".join(parts) or "true"
 
+    def bounds(self, relation: str) -> tuple[str, str]:
+        """SQL for its begin and end; where it is open, for those of the days in `relation`."""
+        first = f"TIMESTAMPTZ '{_text(self.begin)}'" if self.begin else f"(SELECT min(ts) FROM {relation})"
+        last = f"TIMESTAMPTZ '{_text(self.end)}'" if self.end else f"(SELECT max(ts) + INTERVAL 1 DAY FROM {relation})"
+        return first, last
+
     @property
     def days(self) -> tuple[dt.date, dt.date]:
         """First and last day that it touches."""

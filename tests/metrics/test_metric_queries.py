@@ -208,3 +208,23 @@ def test_a_day_reader_answers_from_memory_what_a_query_answers_from_files(listen
             run_query(listening.tenant, listening.catalogue, asked)
         )
         assert reader.values(listening.catalogue.family("listening"), "tier") == ["free", "premium"]
+
+
+def test_a_total_is_one_bucket_for_the_whole_range_and_merges_what_cannot_be_added(listening: Figures) -> None:
+    first, last = dt.date(2026, 2, 1), dt.date(2026, 2, 28)
+    assert listening.ask("plays", first=first, last=last, grain="total") == [("2026-02-01 00:00", 4.0)]
+    # DE-free listened on two days, and is one listener.
+    assert listening.ask("dau", grain="total", by=("tier",)) == [
+        ("2026-01-31 00:00", None, 1.0), ("2026-01-31 00:00", "free", 1.0), ("2026-01-31 00:00", "premium", 2.0),
+    ]  # fmt: skip
+    assert listening.ask("mau", first=first, last=last, grain="total") == [("2026-02-01 00:00", 4.0)]
+    with pytest.raises(UserError, match="its grain is day, not total"):
+        listening.ask("stickiness", grain="total")
+
+
+def test_a_rate_in_total_is_over_the_seconds_of_the_range(figures: Figures) -> None:
+    samples = [("2026-02-01 00:00", 0), ("2026-02-01 10:00", 600), ("2026-02-02 10:00", 900)]
+    figures.write("metrics", [{"ts": ts, "name": "sent", "type": "counter", "value": float(v), "labels": "{}"} for ts, v in samples])
+    days = {"first": dt.date(2026, 2, 1), "last": dt.date(2026, 2, 4)}
+    assert figures.value("sent", aggregate="rate", grain="total", **days) == pytest.approx(900 / (4 * 86_400))
+    assert figures.value("sent", aggregate="rate", grain="total") == pytest.approx(900 / (2 * 86_400))
