@@ -34,18 +34,27 @@ class Document:
 def read_document(path: Path) -> Document:
     """Read a file. Raises DeclarationError naming file and line when it is not UTF-8 YAML with unique keys."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeclarationError(f"{path}:1: cannot be read as YAML: {error}") from None
+    return parse_document(text, str(path))
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Read YAML that came from elsewhere than a file; `name` stands for the file in errors. Raises as `read_document`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DeclarationError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DeclarationError(f"{path}:1: cannot be read as YAML: {error}") from None
+        raise DeclarationError(f"{name}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise DeclarationError(f"{name}:1: cannot be read as YAML: {error}") from None
     lines: dict[Location, int] = {}
-    data = None if node is None else _plain(node, (), lines, path)
-    return Document(str(path), data, lines)
+    data = None if node is None else _plain(node, (), lines, name)
+    return Document(name, data, lines)
 
 
-def _plain(node: yaml.Node, at: Location, lines: dict[Location, int], path: Path) -> Any:
+def _plain(node: yaml.Node, at: Location, lines: dict[Location, int], path: str) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*at, index), lines, path) for index, item in enumerate(node.value)]

@@ -6,6 +6,7 @@ figure cannot be computed (a share of nothing), is absent: gaps stay gaps and ar
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -124,18 +125,24 @@ class DayReader:
     A page of insights asks about 100 of them; from files each takes 20 ms, from memory 3. A context manager.
     """
 
-    def __init__(self, tenant: TenantLake, catalogue: Catalogue, first: dt.date, last: dt.date) -> None:
+    def __init__(
+        self, tenant: TenantLake, catalogue: Catalogue, first: dt.date, last: dt.date, interruption: Interruption | None = None
+    ) -> None:
+        """`interruption` lets another thread end what is asked within the context."""
         self._tenant, self._catalogue = tenant, catalogue
         self._first, self._last = first, last
         self._range = Range.of_days(first, last)
         self._connection = connect()
         # By family, the longest window that its table reaches back for.
         self._kept: dict[str, int] = {}
+        self._covering = contextlib.nullcontext() if interruption is None else interruption.covering(self._connection)
 
     def __enter__(self) -> DayReader:
+        self._covering.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._covering.__exit__(None, None, None)
         self._connection.close()
 
     def query(
@@ -153,10 +160,10 @@ class DayReader:
         return _answer(self._connection, replace(plan, relation=self._reaching(plan.family, _window(metric.formula))))
 
     def values(self, family: Family, dimension: str) -> list[str]:
-        """The values of a dimension that occur, sorted."""
+        """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""
         column = identifier(dimension)
         given = f"{column} IS NOT NULL AND {self._range.condition()}"
-        query = f"SELECT DISTINCT {column} FROM {self._reaching(family, 0)} WHERE {given} ORDER BY 1"
+        query = f"SELECT {column} FROM {self._reaching(family, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
         return [row[0] for row in self._connection.execute(query).fetchall()]
 
     def _reaching(self, family: Family, window: int) -> str:

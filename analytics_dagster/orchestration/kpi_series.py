@@ -81,7 +81,7 @@ def _apart(reader: DayReader, catalogue: Catalogue, metric: Metric) -> list[tupl
     if not metric.apart_by:
         return [(metric.name, ())]
     [dimension] = metric.apart_by
-    values = reader.values(catalogue.family_of(metric), dimension)
+    values = sorted(reader.values(catalogue.family_of(metric), dimension))
     if len(values) <= 1:
         return [(metric.name, ())]
     return [(f'{metric.name}{{{dimension}="{value}"}}', (f'{dimension}="{value}"',)) for value in values]

@@ -1,0 +1,252 @@
+"""A metric in a view: its value over the period beside the comparison, its days, its ranked parts. No HTML and no pictures.
+
+What one figure says about many days depends on the metric: counts, sums, ratios and quantiles are merged over the period; what is
+told over a rolling window is told for the last day; what rests on distinct listeners is the mean of the days, because the
+listeners of four weeks are another figure than the listeners of a day.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from analytics_dagster.dashboards.view import Days, Filter, Operator, View
+from analytics_dagster.insights.numbers import relative_change
+from analytics_dagster.insights.series import Series
+from analytics_dagster.metrics.declarations import (
+    Aggregation,
+    Catalogue,
+    Direction,
+    Grain,
+    MeasureFigure,
+    Metric,
+    Ratio,
+    leaves,
+)
+
+if TYPE_CHECKING:
+    from analytics_dagster.metrics.query import DayReader
+
+_ADDITIVE = (Aggregation.COUNT, Aggregation.SUM, Aggregation.SUM_BOOLEAN, Aggregation.INCREASE)
+Pairs = tuple[tuple[dt.date, float | None], ...]
+"""Buckets (their first day) with a figure or, where there is none, None. Every bucket of the range, in order."""
+
+
+class Basis(StrEnum):
+    """What one figure says about many days."""
+
+    TOTAL = "whole period"
+    MEAN_OF_DAYS = "mean of days"
+    LAST_DAY = "last day"
+
+
+def basis_of(metric: Metric, catalogue: Catalogue) -> Basis:
+    """How a metric's days make one figure."""
+    family = catalogue.family_of(metric)
+    if any(leaf.window for leaf in leaves(metric.formula)):
+        return Basis.LAST_DAY
+    distinct = any(m.aggregation is Aggregation.COUNT_DISTINCT for m in family.measures_of(metric.formula))
+    return Basis.MEAN_OF_DAYS if distinct else Basis.TOTAL
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One series of a metric in the view: conditions that hold it apart (a currency) and those of the filters.
+
+    `name` is what forecasts and anomalies call it. `not_filtered`: filters on dimensions that the metric does not have.
+    `others`: filters that would show its other currencies.
+    """
+
+    metric: Metric
+    name: str
+    where: tuple[str, ...] = ()
+    filtered: bool = False
+    not_filtered: tuple[Filter, ...] = ()
+    others: tuple[Filter, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return Series(self.name, "", "", pa.table({})).name
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure and what it is compared with; None where there is none. `change` is a share, or a difference for ratios."""
+
+    now: float | None
+    before: float | None
+    unit: str
+    direction: Direction
+
+    @property
+    def change(self) -> float | None:
+        return relative_change(self.now, self.before, self.unit)
+
+    @property
+    def good(self) -> bool | None:
+        """Whether it moved the good way; None where neither way is good, or nothing moved."""
+        if not self.change or self.direction is Direction.NEUTRAL:
+            return None
+        return (self.change > 0) == (self.direction is Direction.DOWN_IS_BAD)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric's value with its days, and those of the comparison put under the same places."""
+
+    shown: Shown
+    basis: Basis
+    value: Value
+    days: Pairs
+    compared: Pairs
+
+
+@dataclass(frozen=True)
+class Place:
+    """One row of a leaderboard. `share` of the total, where parts add up to it."""
+
+    element: str | None
+    value: Value
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The largest values of a dimension. `other` is what the rest adds up to, so that all rows sum to the total; None where parts
+    do not add up (ratios, listeners).
+    """
+
+    shown: Shown
+    dimension: str
+    title: str
+    places: tuple[Place, ...]
+    other: Place | None
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Answers a view's questions about one tenant from days that are read once. Use within the reader's context."""
+
+    reader: DayReader
+    catalogue: Catalogue
+    view: View
+    days: Days
+    compared: Days | None
+
+    def shown(self, name: str) -> list[Shown]:
+        """The series of a metric: one, or one for each currency, the one with most cells first."""
+        metric = self.catalogue.metric(name)
+        family = self.catalogue.family_of(metric)
+        known = {dimension.name for dimension in family.dimensions}
+        mine = [f for f in self.view.filters if f.dimension in known]
+        foreign = tuple(f for f in self.view.filters if f.dimension not in known)
+        where = tuple(f.where() for f in mine)
+        if not metric.apart_by or any(f.dimension in metric.apart_by and len(f.values) == 1 for f in mine):
+            return [Shown(metric, self._told(metric, mine), where, bool(mine), foreign)]
+        [apart] = metric.apart_by
+        values = [v for v in self.reader.values(family, apart) if not mine or self._allowed(v, apart, mine)]
+        if len(values) <= 1:
+            return [Shown(metric, metric.name, where, bool(mine), foreign)]
+        others = tuple(Filter(Operator.IS, apart, (value,)) for value in values)
+        return [
+            Shown(metric, f'{metric.name}{{{apart}="{pin.values[0]}"}}', (*where, pin.where()), bool(mine), foreign,
+                  tuple(other for other in others if other != pin))
+            for pin in others
+        ]  # fmt: skip
+
+    def figure(self, shown: Shown) -> Figure:
+        basis = basis_of(shown.metric, self.catalogue)
+        days = self.series(shown, self.days)
+        compared = self.series(shown, self.compared) if self.compared else ()
+        now = self._one(shown, basis, self.days, days)
+        before = self._one(shown, basis, self.compared, compared) if self.compared else None
+        return Figure(shown, basis, self._value(shown.metric, now, before), days, compared)
+
+    def series(self, shown: Shown, days: Days) -> Pairs:
+        """Every bucket of the days."""
+        grain = self.view.grain(self.days)
+        if grain is not Grain.DAY and any(leaf.window for leaf in leaves(shown.metric.formula)):
+            grain = Grain.DAY
+        rows = self.reader.query(shown.metric, (), shown.where, days.first, days.last, grain)
+        known = dict(zip((ts.date() for ts in rows["ts"].to_pylist()), rows["value"].to_pylist(), strict=True))
+        step = dt.timedelta(days=7 if grain is Grain.WEEK else 1)
+        at = days.first - dt.timedelta(days=days.first.weekday()) if grain is Grain.WEEK else days.first
+        found = []
+        while at <= days.last:
+            found.append((at, known.get(at)))
+            at += step
+        return tuple(found)
+
+    def leaderboard(self, shown: Shown, dimension: str, top: int, title: str | None) -> Leaderboard:
+        """The `top` elements by their figure; of a ratio the `top` largest by its denominator."""
+        now = self._parts(shown.metric, shown, dimension, self.days)
+        before = self._parts(shown.metric, shown, dimension, self.compared) if self.compared else {}
+        sizes = self._sizes(shown, dimension) or now
+        ranked = sorted(now, key=lambda element: (-sizes.get(element, 0.0), element is None, element or ""))
+        total = math.fsum(now.values()) if self._adds_up(shown.metric) else None
+        places = tuple(
+            Place(element, self._value(shown.metric, now[element], before.get(element) if self.compared else None),
+                  now[element] / total if total else None)
+            for element in ranked[:top]
+        )  # fmt: skip
+        rest = ranked[top:]
+        other = None
+        if rest and total is not None:
+            gone = [element for element in before if element not in ranked[:top]]
+            summed = math.fsum(now[element] for element in rest)
+            then = math.fsum(before[element] for element in gone) if self.compared else None
+            other = Place(None, self._value(shown.metric, summed, then), summed / total if total else None)
+        named = title or f"{shown.title} by {dimension.replace('_', ' ')}"
+        return Leaderboard(shown, dimension, named, places, other, len(rest))
+
+    def _value(self, metric: Metric, now: float | None, before: float | None) -> Value:
+        return Value(now, before, metric.unit, metric.direction)
+
+    def _one(self, shown: Shown, basis: Basis, days: Days, known: Pairs) -> float | None:
+        if basis is Basis.TOTAL:
+            rows = self.reader.query(shown.metric, (), shown.where, days.first, days.last, Grain.TOTAL)
+            return rows["value"][0].as_py() if rows.num_rows else None
+        if basis is Basis.LAST_DAY:
+            return known[-1][1] if known else None
+        values = [value for _, value in known if value is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    def _parts(self, metric: Metric, shown: Shown, dimension: str, days: Days) -> dict[str | None, float]:
+        """Each element's figure over the days."""
+        basis = basis_of(metric, self.catalogue)
+        first = days.last if basis is Basis.LAST_DAY else days.first
+        grain = Grain.TOTAL if basis is Basis.TOTAL else Grain.DAY
+        rows = self.reader.query(metric, (dimension,), shown.where, first, days.last, grain)
+        found: dict[str | None, list[float]] = {}
+        for element, value in zip(rows[dimension].to_pylist(), rows["value"].to_pylist(), strict=True):
+            found.setdefault(element, []).append(value)
+        return {element: math.fsum(values) / len(values) for element, values in found.items()}
+
+    def _sizes(self, shown: Shown, dimension: str) -> dict[str | None, float]:
+        """How large each element of a ratio is: its denominator. Nothing for what is no ratio."""
+        formula = shown.metric.formula
+        if not isinstance(formula, Ratio):
+            return {}
+        return self._parts(replace(shown.metric, formula=formula.denominator), shown, dimension, self.days)
+
+    def _adds_up(self, metric: Metric) -> bool:
+        formula = metric.formula
+        if not isinstance(formula, MeasureFigure) or formula.window or formula.percentile or formula.newest:
+            return False
+        return self.catalogue.family_of(metric).measure(formula.measure).aggregation in _ADDITIVE
+
+    def _told(self, metric: Metric, mine: Sequence[Filter]) -> str:
+        pins = [f for f in mine if f.dimension in metric.apart_by]
+        return f'{metric.name}{{{pins[0].dimension}="{pins[0].values[0]}"}}' if pins else metric.name
+
+    @staticmethod
+    def _allowed(value: str, dimension: str, filters: Sequence[Filter]) -> bool:
+        given = [f for f in filters if f.dimension == dimension and f.operator is Operator.IS]
+        return all(value in f.values for f in given)
