@@ -70,6 +70,9 @@ class Operator(StrEnum):
     MATCHES_NOT = "matches_not"
 
 
+_WORDS = {Operator.IS: "is", Operator.IS_NOT: "is not", Operator.MATCHES: "matches", Operator.MATCHES_NOT: "does not match"}
+
+
 @dataclass(frozen=True)
 class Filter:
     """A condition on a dimension. Several values: any of them (`is`), none of them (`is_not`). "" is: no value."""
@@ -87,9 +90,13 @@ class Filter:
         sign = "=~" if self.operator in (Operator.IS, Operator.MATCHES) else "!~"
         return f'{self.dimension}{sign}"{_quoted(pattern)}"'
 
+    @property
+    def text(self) -> str:
+        """As it stands in an address: `is,country,DE,FR`."""
+        return ",".join([self.operator, *(_encoded(part) for part in (self.dimension, *self.values))])
+
     def __str__(self) -> str:
-        words = {Operator.IS: "is", Operator.IS_NOT: "is not", Operator.MATCHES: "matches", Operator.MATCHES_NOT: "does not match"}
-        return f"{self.dimension} {words[self.operator]} {' or '.join(value or '(none)' for value in self.values)}"
+        return f"{self.dimension} {_WORDS[self.operator]} {' or '.join(value or '(none)' for value in self.values)}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ class View:
             parts.append(f"to={self.last}")
         if self.compare != Compare.PREVIOUS:
             parts.append(f"compare={self.compare}")
-        parts += [f"f={','.join([f.operator, *(_encoded(text) for text in (f.dimension, *f.values))])}" for f in self.filters]
+        parts += [f"f={f.text}" for f in self.filters]
         if self.metric:
             parts.append(f"metric={_encoded(self.metric)}")
         return f"?{'&'.join(parts)}" if parts else ""
@@ -182,6 +189,11 @@ class View:
         return replace(self, metric=metric)
 
 
+_PARAMETERS = ("period", "from", "to", "compare", "f", "metric")
+_FORM = ("dimension", "operator", "value")
+"""What the page's form for one more filter sends; `View.query` writes it as `f`."""
+
+
 def parse_view(query: str) -> View:
     """Read an address' query string (without `?`). Raises UserError naming the parameter, its value and what would do."""
     given: dict[str, list[str]] = {}
@@ -189,9 +201,9 @@ def parse_view(query: str) -> View:
         name, _, value = part.partition("=")
         if part:
             given.setdefault(unquote_plus(name), []).append(value)
-    unknown = sorted(set(given) - {"period", "from", "to", "compare", "f", "metric"})
+    unknown = sorted(set(given) - {*_PARAMETERS, *_FORM})
     if unknown:
-        raise UserError(f"unknown parameter {unknown[0]!r}; there are period, from, to, compare, f and metric")
+        raise UserError(f"unknown parameter {unknown[0]!r}; there are {', '.join(_PARAMETERS)}")
     one = {name: unquote_plus(values[-1]) for name, values in given.items()}
     first, last = _day("from", one.get("from")), _day("to", one.get("to"))
     # A form sends its dates whatever else it says: dates without a period are a custom one.
@@ -203,6 +215,9 @@ def parse_view(query: str) -> View:
     elif last is not None and first > last:
         raise UserError(f"from={first} is after to={last}")
     filters = tuple(dict.fromkeys(_filter(text) for text in given.get("f", []) if text))
+    if one.get("dimension"):
+        added = Filter(_choice("operator", one.get("operator") or "is", Operator), one["dimension"], (one.get("value", ""),))
+        filters = (*(f for f in filters if f.dimension != added.dimension), added)
     if len(filters) > MOST_FILTERS:
         raise UserError(f"{len(filters)} filters are given, {MOST_FILTERS} are allowed")
     return View(period, first, last, _comparison(one.get("compare") or "previous"), filters, one.get("metric") or None)
@@ -220,6 +235,8 @@ def _comparison(text: str) -> Compare | Days:
 
 def _filter(text: str) -> Filter:
     """`is,country,DE,FR`, still encoded: a comma within a value is %2C."""
+    if "," not in text:
+        text = unquote_plus(text)  # from a form's hidden field, which the browser encoded once more
     parts = [unquote_plus(part) for part in text.split(",")]
     if len(parts) < 3 or not parts[1]:
         raise UserError(f"f={unquote_plus(text)!r} is not a filter; write f=is,country,DE")

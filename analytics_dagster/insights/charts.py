@@ -36,7 +36,7 @@ _OVERVIEW_DAYS, _SMALL_DAYS, _SMALL_AHEAD = 560, 56, 14
 """Days that an overview shows in all, and in one of its panels; they make its bytes."""
 
 BLUE, ORANGE, VERMILION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
-INK, FAINT, PAPER = "#1F2933", "#D9DEE4", "#FFFFFF"
+INK, FAINT, PAPER, PAST = "#1F2933", "#D9DEE4", "#FFFFFF", "#7B8794"
 _LABEL = {
     # Vega expression: 1.2k, 3.4M; ticks are round numbers, so nothing is lost by not flooring them.
     "": "replace(format(datum.value, '~s'), 'G', 'B')",
@@ -85,16 +85,18 @@ def kpi_chart(
     anomalies: pa.Table | None = None,
     unit: str = "",
     *,
+    compared: pa.Table | None = None,
     partial: date | None = None,
     width: int = 640,
     height: int = 200,
+    days: int = MOST_DAYS,
 ) -> Chart:
-    """One KPI: its days, its forecast with the 95 % band, its odd days.
+    """One KPI: its newest `days`, its forecast with the 95 % band, its odd days.
 
-    series: ts, value. forecast: ts, yhat, lo_95, hi_95. anomalies: ts, value, anomaly. partial: a day that is not over,
-    drawn dashed.
+    series: ts, value. forecast: ts, yhat, lo_95, hi_95. anomalies: ts, value, anomaly. compared: ts, value of other days,
+    each under the day that it is compared with. partial: a day that is not over, drawn dashed.
     """
-    kpi = _Kpi(title, _days(series, MOST_DAYS), forecast, anomalies, unit, partial)
+    kpi = _Kpi(title, _days(series, days), forecast, anomalies, unit, partial, _days(compared, days) if compared else ())
     return Chart(kpi.sentence, _svg(_panel(kpi, _Size(width, height)), kpi.sentence))
 
 
@@ -164,6 +166,7 @@ class _Kpi:
     anomalies: pa.Table | None
     unit: str
     partial: date | None
+    compared: Sequence[tuple[date, float | None]] = ()
 
     @property
     def whole(self) -> list[tuple[date, float | None]]:
@@ -214,7 +217,7 @@ def _panel(kpi: _Kpi, size: _Size) -> alt.LayerChart:
     import altair as alt
 
     scale, unit = _axis_unit(kpi)
-    zero = _from_zero([value for _, value in kpi.days if value is not None])
+    zero = _from_zero([value for _, value in (*kpi.days, *kpi.compared) if value is not None])
     y, x = _y("value:Q", unit, zero, size.small), _x(kpi.days[-1][0] if size.small and kpi.days else None)
 
     def rows(pairs: Sequence[tuple[date, float | None]]) -> alt.Chart:
@@ -230,6 +233,12 @@ def _panel(kpi: _Kpi, size: _Size) -> alt.LayerChart:
         later = alt.Chart(alt.Data(values=ahead)).encode(x=x)
         layers.append(later.mark_area(color=ORANGE, opacity=0.3).encode(y=_y("lo:Q", unit, zero, size.small), y2="hi:Q"))
         layers.append(later.mark_line(color=VERMILION, strokeDash=[5, 3], strokeWidth=1.5).encode(y="yhat:Q"))
+    if kpi.compared:
+        # The gaps of this line stay gaps too.
+        past = rows(kpi.compared).mark_line(
+            color=PAST, strokeDash=[4, 3], strokeWidth=1.2, invalid="break-paths-show-path-domains"
+        )
+        layers.append(past.encode(x=x, y=y))
     stroke = 1.5 if size.small else 2
     layers.append(
         rows(kpi.whole).mark_line(color=BLUE, strokeWidth=stroke, invalid="break-paths-show-path-domains").encode(x=x, y=y)

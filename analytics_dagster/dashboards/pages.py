@@ -1,0 +1,221 @@
+"""HTML of the dashboards: Jinja templates in `templates/`, whole pages that need no script. What is said is decided elsewhere.
+
+Text of tenants is escaped by Jinja; the only markup that passes as it is are pictures made by `pictures.py`, which escapes its words.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from analytics_dagster.dashboards import pictures
+from analytics_dagster.dashboards.boards import Board
+from analytics_dagster.dashboards.figures import Figure, Shown, Value
+from analytics_dagster.dashboards.page import Page, Panel, Trend
+from analytics_dagster.dashboards.view import PERIOD_NAMES, Compare, Period, View
+from analytics_dagster.insights.numbers import NOTHING, change, exact, figure
+from analytics_dagster.insights.series import Series
+from analytics_dagster.metrics.declarations import Catalogue
+
+if TYPE_CHECKING:
+    import jinja2
+    import pyarrow as pa
+
+FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+STATIC_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_KEYS = {
+    Period.DAY: "d",
+    Period.WEEK: "w",
+    Period.FOUR_WEEKS: "f",
+    Period.QUARTER: "n",
+    Period.MONTH_TO_DATE: "m",
+    Period.YEAR_TO_DATE: "y",
+}
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@cache
+def static_files() -> Mapping[str, tuple[bytes, str]]:
+    """Name as pages link to it (`dashboards.1a2b3c4d.css`, which changes with the content) -> content and media type."""
+    found = {}
+    for path in sorted(STATIC.iterdir()):
+        content = path.read_bytes()
+        name = f"{path.stem}.{hashlib.sha256(content).hexdigest()[:8]}{path.suffix}"
+        found[name] = (content, STATIC_TYPES[path.suffix])
+    return found
+
+
+def static_address(name: str) -> str:
+    """Where a file of `static/` is served."""
+    stem, _, suffix = name.rpartition(".")
+    return next(f"/static/{known}" for known in static_files() if known.startswith(f"{stem}.") and known.endswith(f".{suffix}"))
+
+
+class Addresses:
+    """Where the parts of one tenant's pages are, in one view."""
+
+    def __init__(self, tenant: str, board: Board, view: View) -> None:
+        self._tenant, self._board, self._view = tenant, board, view
+        self._root = f"/dashboards/{quote(tenant)}"
+
+    @property
+    def path(self) -> str:
+        return f"{self._root}/{self._board.name}"
+
+    def here(self, view: View) -> str:
+        """This board in another view."""
+        return self.path + view.query()
+
+    def board(self, name: str) -> str:
+        """Another board in this view. The chosen metric stays behind: it is this board's."""
+        return f"{self._root}/{name}{replace(self._view, metric=None).query()}"
+
+    def file(self, kind: str) -> str:
+        return f"{self.path}.{kind}{self._view.query()}"
+
+    def picture(self, shown: Shown, kind: str) -> str:
+        """A metric's chart alone."""
+        return f"{self.path}.{kind}{self._view.showing(shown.metric.name).query()}"
+
+
+def board_page(page: Page, boards: Sequence[Board], catalogue: Catalogue, *, dagster: str, now: dt.datetime, session: str = "") -> str:
+    """A board as HTML. `dagster`: address of the Dagster UI. `session`: markup that says who is signed in."""
+    import markupsafe
+
+    at = Addresses(page.tenant, page.board, page.view)
+    shown_by = next((panel.trends[0].figure.shown.name for panel in page.panels if panel.kind == "trend" and panel.trends), "")
+    return _environment().get_template("board.html").render(
+        page=page,
+        view=page.view,
+        pairs=_pairs(page.view),
+        boards=boards,
+        address=at.board,
+        here=at.here,
+        path=at.path,
+        file=at.file,
+        picture_file=at.picture,
+        query_address=lambda shown: _query_address(page, shown),
+        periods=PERIOD_NAMES,
+        keys=_KEYS,
+        wider=replace(page.view, period=Period.YEAR, first=None, filters=()),
+        main=shown_by,
+        dimensions=_dimensions(page.board, catalogue),
+        headline=_headline(page),
+        age_days=(now.date() - page.trust.through).days if page.trust else 0,
+        dagster=dagster.rstrip("/"),
+        session=markupsafe.Markup(session),
+    )  # fmt: skip
+
+
+def tenants_page(tenants: Sequence[str], session: str = "") -> str:
+    """Whose dashboards there are to see."""
+    import markupsafe
+
+    return _environment().get_template("tenants.html").render(title="Tenants", tenants=tenants, session=markupsafe.Markup(session))
+
+
+def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
+    """Why a page is not shown."""
+    import markupsafe
+
+    template = _environment().get_template("refusal.html")
+    return template.render(title=title, detail=detail, back=back, session=markupsafe.Markup(session))
+
+
+def chart_of(trend: Trend, *, small: bool = False) -> Any:
+    """The picture of a trend, `insights.charts.Chart`."""
+    made = trend.figure
+    return pictures.trend(
+        made.shown.title, made.shown.metric.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, small
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    import jinja2
+    import markupsafe
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    markup: dict[str, Callable[..., str]] = {
+        "picture": lambda trend, small: pictures.inline(chart_of(trend, small=small).svg),
+        "check_picture": _check_picture,
+        "spark": _spark,
+        "bar": pictures.bar,
+    }
+    for name, draw in markup.items():
+        made.filters[name] = lambda *args, draw=draw: markupsafe.Markup(draw(*args))
+    made.filters |= {
+        "figure": figure,
+        "exact": lambda value: NOTHING if value is None else exact(value),
+        "change": _change,
+        "signed": lambda value: f"{value:+.3g}",
+        "day": lambda day: f"{day.day} {_MONTHS[day.month - 1]} {day.year}",
+        "labels": lambda labels: ", ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "-",
+        "title_of": lambda metric: Series(metric, "", "", _nothing()).name,
+    }
+    made.globals["static"] = static_address
+    return made
+
+
+def _change(value: Value) -> str:
+    return change(value.now, value.before, value.unit)
+
+
+def _spark(made: Figure) -> str:
+    title = f"{made.shown.title}, {made.days[0][0]} to {made.days[-1][0]}" if made.days else made.shown.title
+    return pictures.sparkline([value for _, value in made.days], title)
+
+
+def _check_picture(panel: Panel) -> str:
+    from analytics_dagster.insights.charts import quality_chart
+
+    return pictures.inline(quality_chart("Checks passed", panel.check_days).svg)
+
+
+def _headline(page: Page) -> str | None:
+    """The day's headline, where the view is of what it was written for: everything, nothing filtered out."""
+    if page.view.filters:
+        return None
+    return next((panel.findings.headline for panel in page.panels if panel.findings and panel.findings.told), None)
+
+
+def _dimensions(board: Board, catalogue: Catalogue) -> list[str]:
+    """What the board can be filtered by."""
+    families = [catalogue.family_of(catalogue.metric(name)) for name in board.metrics]
+    return list(dict.fromkeys(dimension.name for family in families for dimension in family.dimensions))
+
+
+def _pairs(view: View) -> list[tuple[str, str]]:
+    """The view as a form's hidden fields."""
+    found = [("period", str(view.period))] if view.period is not Period.FOUR_WEEKS else []
+    found += [("from", str(view.first))] if view.first else []
+    found += [("to", str(view.last))] if view.last else []
+    found += [("compare", str(view.compare))] if view.compare != Compare.PREVIOUS else []
+    found += [("f", f.text) for f in view.filters]
+    found += [("metric", view.metric)] if view.metric else []
+    return found
+
+
+def _query_address(page: Page, shown: Shown) -> str:
+    """The same days from the API."""
+    asked = [("metric", shown.metric.name), ("tenant", page.tenant), ("from", str(page.days.first)), ("to", str(page.days.last))]
+    return f"/analytics/query?{urlencode([*asked, *(('where', condition) for condition in shown.where)])}"
+
+
+def _nothing() -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table({})
