@@ -11,9 +11,9 @@ import datetime as dt
 import io
 import threading
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -40,6 +40,8 @@ _MOST_WAITING = 512
 _MOST_WAITING_OF_ONE = 64
 # DuckDB forgets that it was interrupted between two statements.
 _INTERRUPT_AGAIN_SECONDS = 0.1
+
+Answer = TypeVar("Answer")
 
 
 class _Question:
@@ -122,15 +124,19 @@ class QueryDesk:
             return self._catalogue
 
     async def run(self, tenant: str, asked: MetricQuery, format_: str, gone: Coroutine[None, None, None]) -> bytes:
-        """The answer's body. Raises Problem 503 when too many wait or it takes too long, 422 when it is too much.
+        """The answer's body. Raises as `work`, and Problem 422 when it is too much."""
+        return await self.work(tenant, lambda interruption: self._answer(tenant, asked, format_, interruption), gone)
 
-        `gone` ends when the client has gone away.
+    async def work(self, tenant: str, read: Callable[[Interruption], Answer], gone: Coroutine[None, None, None]) -> Answer:
+        """What `read` gives, run in a thread when it is the tenant's turn; it must let itself be interrupted.
+
+        Raises Problem 503 when too many wait or it takes too long. `gone` ends when the client has gone away.
         """
         question = _Question(tenant)
         leaving = asyncio.ensure_future(gone)
         try:
             self._line.join(question)
-            answering = asyncio.ensure_future(self._turn(question, asked, format_))
+            answering = asyncio.ensure_future(self._turn(question, read))
             # Its place is free when its thread has ended, not before.
             answering.add_done_callback(lambda _: self._ended(question))
             await asyncio.wait({answering, leaving}, timeout=QUERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -149,17 +155,17 @@ class QueryDesk:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.fresh.close()
 
-    async def _turn(self, question: _Question, asked: MetricQuery, format_: str) -> bytes:
+    async def _turn(self, question: _Question, read: Callable[[Interruption], Answer]) -> Answer:
         """Wait in line, then answer."""
         await question.turn
         self._running.add(question)
-        return await asyncio.wrap_future(self._threads.submit(self._answer, question, asked, format_))
+        return await asyncio.wrap_future(self._threads.submit(self._read, question, read))
 
     def _ended(self, question: _Question) -> None:
         self._running.discard(question)
         self._line.leave(question)
 
-    def _give_up(self, question: _Question, answering: asyncio.Future[bytes], *, left: bool) -> Problem:
+    def _give_up(self, question: _Question, answering: asyncio.Future[Any], *, left: bool) -> Problem:
         """Nobody waits for it any more. What to say, if there is somebody to say it to."""
         started = question.turn.done()
         if started:
@@ -173,25 +179,29 @@ class QueryDesk:
             said = f"the query waited for others for {QUERY_SECONDS:g} s; try again"
         return Problem(503, said, kind="query-timeout", headers=[retry_after(None)])
 
-    def _interrupt(self, question: _Question, answering: asyncio.Future[bytes]) -> None:
+    def _interrupt(self, question: _Question, answering: asyncio.Future[Any]) -> None:
         if answering.done():
             answering.exception()  # nobody else looks at it
             return
         question.interruption.interrupt()
         asyncio.get_running_loop().call_later(_INTERRUPT_AGAIN_SECONDS, self._interrupt, question, answering)
 
-    def _answer(self, question: _Question, asked: MetricQuery, format_: str) -> bytes:
+    @staticmethod
+    def _read(question: _Question, read: Callable[[Interruption], Answer]) -> Answer:
         import duckdb
 
-        from analytics_dagster.metrics.query import answer_query
-
-        lake, interruption = self._installation.lake.tenant(question.tenant), question.interruption
         try:
-            interruption.check()
-            answer = answer_query(lake, self.catalogue(), asked, self.fresh, interruption)
-            interruption.check()
+            question.interruption.check()
+            answer = read(question.interruption)
+            question.interruption.check()
         except duckdb.InterruptException:
             raise GivenUpError("the query was interrupted; try again") from None
+        return answer
+
+    def _answer(self, tenant: str, asked: MetricQuery, format_: str, interruption: Interruption) -> bytes:
+        from analytics_dagster.metrics.query import answer_query
+
+        answer = answer_query(self._installation.lake.tenant(tenant), self.catalogue(), asked, self.fresh, interruption)
         figures = answer.figures
         if figures.num_rows > MAX_ROWS:
             raise Problem(
