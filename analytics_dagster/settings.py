@@ -102,6 +102,14 @@ class Settings(BaseSettings):
     )
     analytics_statsd_tenant: str = Field("default", description="Tenant that StatsD's points belong to.")
 
+    # people who sign in to pages
+    analytics_session_lifetime: int = Field(
+        43_200, ge=60, le=2_592_000, description="Seconds after which a person has to sign in again, whatever was done meanwhile."
+    )
+    analytics_session_idle: int = Field(
+        7_200, ge=60, le=2_592_000, description="Seconds without a request after which a person has to sign in again."
+    )
+
     # quotas, unless `analytics tenant quota` set a tenant's own
     analytics_quota_points_per_second: int = Field(
         0, ge=0, description="Points a second that a tenant may send, on average; 0: no limit."

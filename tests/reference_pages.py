@@ -53,6 +53,7 @@ SETTINGS = {
         "analytics_statsd",
         "analytics_statsd_tenant",
     ),
+    "Signing in": ("analytics_session_lifetime", "analytics_session_idle"),
     "Tenants and quotas": (
         "analytics_quota_points_per_second",
         "analytics_quota_active_series",

@@ -225,6 +225,37 @@ api_key_tenants = sa.Table(
     sa.Index("ix_api_key_tenants_tenant", "tenant"),
 )
 
+# People who signed in to pages: with a key (its standing is looked up each time), or as a person of an OpenID provider.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of the cookie's value, hex
+    sa.Column("session_id", sa.String(16), nullable=False, unique=True),  # what people name it by
+    sa.Column("key_id", sa.String(16), nullable=True),
+    sa.Column("key_digest", sa.String(64), nullable=True),
+    sa.Column("issuer", sa.String(255), nullable=True),  # of a person; null: a key's session
+    sa.Column("subject", sa.String(255), nullable=True),
+    sa.Column("name", sa.String(255), nullable=False, default=""),
+    sa.Column("role", sa.String(32), nullable=True),
+    sa.Column("tenants", sa.Text, nullable=True),  # of a person: comma separated; null: every registered one
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("last_used_at", UtcDateTime, nullable=False),  # to the minute
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("revoked_at", UtcDateTime, nullable=True),
+    sa.Index("ix_sessions_expires_at", "expires_at"),
+)
+
+# Secrets that work once and for minutes: a link to sign in with, the state of a sign-in that is under way at a provider.
+tickets = sa.Table(
+    "tickets",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of the secret, hex
+    sa.Column("kind", sa.String(16), nullable=False),  # once, oidc
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Index("ix_tickets_expires_at", "expires_at"),
+)
+
 # A tenant's own limits; null: the installation's default, 0: no limit.
 quotas = sa.Table(
     "quotas",

@@ -18,6 +18,7 @@ from analytics_dagster.server.problems import Problem
 from analytics_dagster.tenancy.audit import Audit
 from analytics_dagster.tenancy.keys import Keys, Principal
 from analytics_dagster.tenancy.roles import Permission, Role
+from analytics_dagster.tenancy.sessions import Session, Sessions
 from analytics_dagster.tenancy.tenants import Tenants, TenantStatus
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ class Directory:
 class Access:
     """Authentication and tenant scope of requests, for the event loop: look-ups happen in `threads`."""
 
-    def __init__(self, keys: Keys, audit: Audit, directory: Directory, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, keys: Keys, sessions: Sessions, audit: Audit, directory: Directory, threads: ThreadPoolExecutor) -> None:
         self._keys = keys
+        self._sessions = sessions
         self._audit = audit
         self._directory = directory
         self._threads = threads
@@ -141,6 +143,19 @@ class Access:
         exchange.key_id = found.key_id
         if permission is not None:
             found.require(permission)
+        return found
+
+    async def session(self, exchange: Exchange, secret: str) -> Session:
+        """Whose the cookie of a request is; only for routes of people, never for those that take rows.
+
+        Raises AuthenticationError for a session that is over, PermissionDeniedError when its tenants are suspended or
+        removed, and Problem 400 for a key in the address.
+        """
+        if exchange.scope["query_string"]:
+            refuse_secrets_in_query(exchange.scope["query_string"], exchange.parameters())
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._threads, self._sessions.authenticate, secret)
+        exchange.key_id = found.principal.key_id
         return found
 
     async def write_scope(self, exchange: Exchange, principal: Principal, *, named: str | None = None) -> WriteScope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 from analytics_dagster import __version__
 from analytics_dagster.errors import AnalyticsError, ForeignTenantError
 from analytics_dagster.server.pages import router as pages
-from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, problem_of
+from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, bad_parameters, problem_of
 from analytics_dagster.server.reference import router as reference
+from analytics_dagster.server.signin.routes import assets as signin_assets
+from analytics_dagster.server.signin.routes import router as signin
 from analytics_dagster.server.status import router as status
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def build_api() -> FastAPI:
             Exception: _internal,
         },
     )
-    for router in (pages, status, reference):
+    for router in (pages, status, reference, signin, signin_assets):
         api.include_router(router)
     return api
 
@@ -61,15 +63,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     """A parameter or a body that is not what the route takes."""
     assert isinstance(error, RequestValidationError)
-    told = [_told(found) for found in error.errors()]
-    first = told[0]
-    detail = f"{first['field']}: {first['reason']}" if first["field"] else first["reason"]
-    return respond(Problem(400, detail, kind="bad-parameters", members={"errors": told}), request)
-
-
-def _told(found: dict[str, Any]) -> dict[str, str]:
-    where = [str(part) for part in found["loc"]]
-    return {"field": ".".join(where[1:]) or where[0], "reason": str(found["msg"])}
+    return respond(bad_parameters(error.errors()), request)
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -143,6 +143,13 @@ def client_of(peer: str, forwarded_for: str, proxies: tuple[Network, ...]) -> st
     return client
 
 
+def forwarded_scheme(peer: str, said: str, proxies: tuple[Network, ...]) -> str:
+    """The scheme that the browser used, as a named proxy says; empty where none does. Of several the first: the browser's own."""
+    if not proxies or not _within(peer, proxies):
+        return ""
+    return said.partition(",")[0].strip().lower()
+
+
 def _within(address: str, networks: tuple[Network, ...]) -> bool:
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -81,6 +81,19 @@ def bad_rows(refused: Sequence[RowRefusal], rows: int) -> Problem:
     )
 
 
+def bad_parameters(found: Sequence[Mapping[str, Any]]) -> Problem:
+    """The answer to parameters or a body that are not what the route takes; `found` is what pydantic says of each."""
+    told = [_told(one) for one in found]
+    first = told[0]
+    detail = f"{first['field']}: {first['reason']}" if first["field"] else first["reason"]
+    return Problem(400, detail, kind="bad-parameters", members={"errors": told})
+
+
+def _told(found: Mapping[str, Any]) -> dict[str, str]:
+    where = [str(part) for part in found["loc"]]
+    return {"field": ".".join(where[1:]) or where[0], "reason": str(found["msg"])}
+
+
 def problem_of(error: Exception) -> Problem | None:
     """The answer that an error of ours means, None for one that is nobody's fault but ours."""
     match error:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from analytics_dagster.server.asking import NONE, PERMISSION, GuardedRoute, takes
+from analytics_dagster.server.asking import NONE, PAGE, PERMISSION, GuardedRoute, takes
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -26,6 +26,7 @@ _REFUSAL_SCHEMAS: Mapping[str, Mapping[str, str]] = {
     "application/json": {"type": "object"},
     "application/x-protobuf": {"type": "string", "format": "binary"},
     "text/plain": {"type": "string"},
+    "text/html": {"type": "string"},
 }
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
@@ -69,7 +70,13 @@ def document(app: Any) -> dict[str, Any]:
             statuses = _ANYWHERE if operation[PERMISSION] == NONE else (*_ANYWHERE, *_WITH_KEY)
             if "requestBody" in operation:
                 statuses = (*statuses, 408, 413)
-            _add_refusals(operation, statuses, ("application/problem+json",))
+            if operation.get(PAGE):
+                # A client with a key is told as everywhere, a browser with a page, or sent to sign in.
+                _add_refusals(operation, statuses, ("application/problem+json", "text/html"))
+                sent_on = operation["responses"].setdefault("303", {"description": "Not signed in: goes on to `/signin`."})
+                sent_on.pop("content", None)
+            else:
+                _add_refusals(operation, statuses, ("application/problem+json",))
     for door in DOORS:
         operation = {**door.operation, "responses": dict(door.operation["responses"]), **door.extra}
         operation["operationId"] = f"{door.method} {door.path}".lower().replace("/", "_").replace(" ", "")

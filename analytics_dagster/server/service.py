@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import fcntl
 import os
 import time
@@ -23,12 +24,13 @@ from analytics_dagster.clock import SystemClock
 from analytics_dagster.errors import BusyError, RetryableError
 from analytics_dagster.ingest.points import Admission, Parsed, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
-from analytics_dagster.server.binding import allowed_hosts, is_loopback, trusted_networks
+from analytics_dagster.server.binding import allowed_hosts, is_loopback, tls_of, trusted_networks
 from analytics_dagster.server.exchange import Headers
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.measures import Counts
 from analytics_dagster.server.memory import keep_freed_memory, tune_garbage_collection
 from analytics_dagster.server.problems import rate_headers
+from analytics_dagster.server.signin.attempts import Attempts
 from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class Service:
         self.debug = settings.analytics_log_level == "DEBUG"
         # The keyless way to /metrics: nobody but this machine can ask, and no proxy speaks for others.
         self.private = is_loopback(plan.host) and not self.proxies
+        self.tls = tls_of(settings) is not None
+        self.attempts = Attempts()
         self.series = SeriesTable()
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="work")
         # One, so that as much memory as a large body's rows need is needed once.
@@ -94,6 +98,8 @@ class Service:
         from analytics_dagster.tenancy.audit import Audit
         from analytics_dagster.tenancy.keys import Keys
         from analytics_dagster.tenancy.quota_gate import QuotaGate
+        from analytics_dagster.tenancy.sessions import Sessions
+        from analytics_dagster.tenancy.tickets import Tickets
         from analytics_dagster.tenancy.usage import Usage
 
         settings = self.settings
@@ -109,7 +115,15 @@ class Service:
         self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock, renewed=True)
         await self.in_thread(self.quotas.renew)
         self.directory = Directory(self.installation.tenants)
-        self.access = Access(self.keys, self.audit, self.directory, self.threads)
+        self.sessions = Sessions(
+            database,
+            self.clock,
+            self.keys,
+            lifetime=dt.timedelta(seconds=settings.analytics_session_lifetime),
+            idle=dt.timedelta(seconds=settings.analytics_session_idle),
+        )
+        self.tickets = Tickets(database, self.clock)
+        self.access = Access(self.keys, self.sessions, self.audit, self.directory, self.threads)
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)
         self.claims = Claims(database, self.clock, str(settings.analytics_home), self.role)
         self.readers = Readers(self.body_limit)
@@ -210,6 +224,7 @@ class Service:
                 if time.monotonic() - forgot_at > _FORGET_EVERY_SECONDS:
                     forgot_at = time.monotonic()
                     await self.in_thread(self.claims.forget_old)
+                    await self.in_thread(self.sessions.forget_old)
             except RetryableError as error:
                 log.warning("housekeeping will try again", error=str(error))
             except Exception as error:  # a full disk must not end what writes last uses, usage and the audit trail
@@ -217,6 +232,7 @@ class Service:
 
     def _flush(self) -> None:
         self.keys.flush_last_used()
+        self.sessions.flush_last_used()
         self.usage.flush()
         self.audit.flush()
 

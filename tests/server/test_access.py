@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from server.running import Running, wait_for
+from server.signing_in import HERE, browser, sign_in, token_in
 
 from analytics_dagster.server.binding import Hosts, client_of, trusted_networks
+from analytics_dagster.server.doors import DOORS
 from analytics_dagster.settings import Settings
 from analytics_dagster.tenancy.roles import Permission, Role, may
 from analytics_dagster.tenancy.tenants import TenantStatus
@@ -28,24 +30,28 @@ def described(server: Running) -> Mapping[str, Any]:
     return document
 
 
-def operations(described: Mapping[str, Any]) -> Iterator[tuple[str, str, Permission | None, bool]]:
+def operations(described: Mapping[str, Any]) -> Iterator[tuple[str, str, Permission | None, bool, bool]]:
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             # Without the field a route would be open by mistake.
             permission = operation["x-permission"]
             open_here = operation.get("x-open-on-loopback", False)
-            yield method.upper(), path, None if permission == "none" else Permission(permission), open_here
+            page = operation.get("x-page", False)
+            yield method.upper(), path, None if permission == "none" else Permission(permission), open_here, page
 
 
 def test_every_route_is_walked_by_every_role(server: Running, described: Mapping[str, Any]) -> None:
     keys = {role: server.key(role, "acme") for role in Role}
     walked = 0
     with server.client() as client:
-        for method, path, permission, open_here in operations(described):
+        for method, path, permission, open_here, page in operations(described):
             # Of a kind that no role can do anything with: only who may is looked at, and nothing is changed.
             target = path.replace("{key_id}", "ak_nobodys")
-            nobody = client.request(method, target, content=b"\xff").status_code
-            assert (nobody == 401) == (permission is not None and not open_here), (method, path, nobody)
+            nobody = client.request(method, target, content=b"\xff")
+            if page and permission is not None:
+                assert (nobody.status_code, nobody.headers["location"][:7]) == (303, "/signin"), (method, path)
+            else:
+                assert (nobody.status_code == 401) == (permission is not None and not open_here), (method, path, nobody)
             for role, key in keys.items():
                 answer = client.request(method, target, content=b"\xff", headers={"Authorization": f"Bearer {key}"})
                 allowed = permission is None or may(role, permission)
@@ -54,6 +60,28 @@ def test_every_route_is_walked_by_every_role(server: Running, described: Mapping
                 assert answer.status_code < 500, (method, path, role, answer.text)
                 walked += 1
     assert walked > 100
+
+
+def test_every_route_is_walked_by_every_role_with_a_cookie(server: Running, described: Mapping[str, Any]) -> None:
+    """With the session's token: only who may is looked at. What takes rows knows no cookies."""
+    taking = {(door.method, door.path) for door in DOORS}
+    for role in set(Role) - {Role.INGEST}:
+        with browser(server) as client:
+            assert sign_in(client, server.key(role, "acme")).status_code == 303
+            token = {"X-CSRF-Token": token_in(client.get("/account")), **HERE}
+            for method, path, permission, open_here, _ in operations(described):
+                target = path.replace("{key_id}", "ak_nobodys")
+                if path == "/signout":
+                    continue
+                answer = client.request(method, target, content=b"\xff", headers=token)
+                if (method, path) in taking and permission is not None:
+                    assert answer.status_code == 401, (method, path)
+                    continue
+                assert answer.status_code != 401, (method, path, role)
+                allowed = permission is None or open_here or may(role, permission)
+                assert (answer.status_code == 403) != allowed, (method, path, role, answer.text)
+                if permission is not None and not open_here and method not in ("GET", "HEAD"):
+                    assert client.request(method, target, content=b"\xff", headers=HERE).status_code == 403, (method, path)
 
 
 def test_a_key_may_come_in_every_usual_way_and_never_in_the_address(server: Running) -> None:

@@ -1,0 +1,1 @@
+"""How people sign in to pages: with a key, through an OpenID provider, or by a link that works once."""
