@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from analytics_dagster.dashboards.evidence import Findings, Trust
 from analytics_dagster.dashboards.figures import Leaderboard, Value
 from analytics_dagster.dashboards.page import Page, Panel, Trend
 from analytics_dagster.lake.schemas import TIMESTAMP
@@ -41,7 +42,7 @@ def as_json(page: Page) -> bytes:
         "period": {"first": str(page.days.first), "last": str(page.days.last), "days": len(page.days), "grain": str(page.grain)},
         "compared": {"first": str(page.compared.first), "last": str(page.compared.last)} if page.compared else None,
         "filters": [{"dimension": f.dimension, "operator": str(f.operator), "values": list(f.values)} for f in page.view.filters],
-        "freshness": _trust(page),
+        "freshness": _trust(page.trust),
         "panels": [_panel(panel) for panel in page.panels],
         "milliseconds": page.milliseconds,
     }
@@ -79,8 +80,22 @@ def as_parquet(page: Page) -> bytes:
     return sink.getvalue()
 
 
-def _trust(page: Page) -> dict[str, Any] | None:
-    trust = page.trust
+def insights_json(tenant: str, found: Findings, trust: Trust | None) -> bytes:
+    """A day's findings. Each has its evidence (drivers, mix) and the address of the page that shows its metric."""
+    document = {
+        "tenant": tenant,
+        "day": str(found.day),
+        "headline": found.headline,
+        "findings": [
+            {**one, "link": f"/dashboards/{tenant}/overview?to={found.day}&metric={one['metric'].partition('{')[0]}"}
+            for one in _findings(found)
+        ],
+        "freshness": _trust(trust),
+    }
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _trust(trust: Trust | None) -> dict[str, Any] | None:
     if trust is None:
         return None
     return {
@@ -102,7 +117,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         case "findings" if panel.findings is not None:
             made["day"] = str(panel.findings.day)
             made["headline"] = panel.findings.headline
-            made["findings"] = findings(panel)
+            made["findings"] = _findings(panel.findings)
         case "checks":
             made["checks"] = [
                 {"asset": c.asset, "check": c.name, "severity": c.severity, "passed": c.passed, "finding": c.finding,
@@ -122,9 +137,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
     return made
 
 
-def findings(panel: Panel) -> list[dict[str, Any]]:
-    """Ranked findings as the insights' document gives them."""
-    assert panel.findings is not None
+def _findings(found: Findings) -> list[dict[str, Any]]:
     return [
         {
             "rank": told.rank,
@@ -140,7 +153,7 @@ def findings(panel: Panel) -> list[dict[str, Any]]:
             ],
             "mix": dict(told.mix) if told.mix else None,
         }
-        for told in panel.findings.told
+        for told in found.told
     ]
 
 
@@ -149,7 +162,7 @@ def _trend(trend: Trend) -> dict[str, Any]:
     return {
         "metric": figure.shown.name,
         "title": figure.shown.title,
-        "unit": figure.shown.metric.unit,
+        "unit": figure.shown.unit,
         "direction": str(figure.shown.metric.direction),
         "basis": str(figure.basis),
         **_value(figure.value),
@@ -176,7 +189,7 @@ def _value(value: Value) -> dict[str, Any]:
 def _rows(name: str, panel: Panel) -> Iterator[dict[str, Any]]:
     for trend in panel.trends:
         shown = trend.figure.shown
-        common = {"panel": name, "metric": shown.name, "unit": shown.metric.unit}
+        common = {"panel": name, "metric": shown.name, "unit": shown.unit}
         yield {**common, "value": trend.figure.value.now, "compared": trend.figure.value.before}
         compared = [value for _, value in trend.figure.compared]
         for place, (day, value) in enumerate(trend.figure.days):
@@ -187,6 +200,6 @@ def _rows(name: str, panel: Panel) -> Iterator[dict[str, Any]]:
         for one in places:
             element = one.element if one is not board.other else f"(other: {board.left_out})"
             yield {
-                "panel": name, "metric": board.shown.name, "unit": board.shown.metric.unit, "dimension": board.dimension,
+                "panel": name, "metric": board.shown.name, "unit": board.shown.unit, "dimension": board.dimension,
                 "element": element, "value": one.value.now, "compared": one.value.before,
             }  # fmt: skip

@@ -287,7 +287,8 @@ def _told(row: Mapping[str, Any]) -> Told:
         row["change"],
         row["score"],
         tuple(
-            Driver(one["dimension"], one["element"], one["power"], one["actual"], one["expected"]) for one in more.get("drivers", ())
+            Driver(one["dimension"], one["element"], one["power"], one["actual"], one["expected"])
+            for one in more.get("drivers", ())
         ),
         more.get("mix"),
         (element["dimension"], element["element"]) if element else None,

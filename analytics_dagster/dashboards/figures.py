@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.dashboards.view import Days, Filter, Operator, View
-from analytics_dagster.insights.numbers import relative_change
+from analytics_dagster.insights.numbers import MINOR, relative_change
 from analytics_dagster.insights.series import Series
 from analytics_dagster.metrics.declarations import (
     Aggregation,
@@ -29,6 +29,7 @@ from analytics_dagster.metrics.declarations import (
     Ratio,
     leaves,
 )
+from analytics_dagster.metrics.matchers import parse_matcher
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.query import DayReader
@@ -70,9 +71,17 @@ class Shown:
     not_filtered: tuple[Filter, ...] = ()
     others: tuple[Filter, ...] = ()
 
+    currency: str | None = None
+
     @property
     def title(self) -> str:
-        return Series(self.name, "", "", pa.table({})).name
+        name = Series(self.metric.name, "", "", pa.table({})).name
+        return f"{name} ({self.currency})" if self.currency else name
+
+    @property
+    def unit(self) -> str:
+        """The metric's unit; money in minor units names its currency, so that it can be told in whole ones."""
+        return f"{MINOR}{self.currency}" if self.currency and self.metric.unit == "minor currency units" else self.metric.unit
 
 
 @dataclass(frozen=True)
@@ -148,18 +157,26 @@ class Figures:
         mine = [f for f in self.view.filters if f.dimension in known]
         foreign = tuple(f for f in self.view.filters if f.dimension not in known)
         where = tuple(f.where() for f in mine)
-        if not metric.apart_by or any(f.dimension in metric.apart_by and len(f.values) == 1 for f in mine):
-            return [Shown(metric, self._told(metric, mine), where, bool(mine), foreign)]
-        [apart] = metric.apart_by
-        values = [v for v in self.reader.values(family, apart) if not mine or self._allowed(v, apart, mine)]
-        if len(values) <= 1:
+        if not metric.apart_by:
             return [Shown(metric, metric.name, where, bool(mine), foreign)]
+        [apart] = metric.apart_by
+        present = self.reader.values(family, apart)
+        values = [value for value in present if self._allowed(value, apart, mine)]
         others = tuple(Filter(Operator.IS, apart, (value,)) for value in values)
+        # Filters on the currency only pick a series, which has forecasts and verdicts of its own.
+        narrowed = any(f.dimension != apart for f in mine)
         return [
-            Shown(metric, f'{metric.name}{{{apart}="{pin.values[0]}"}}', (*where, pin.where()), bool(mine), foreign,
-                  tuple(other for other in others if other != pin))
+            Shown(
+                metric,
+                metric.name if len(present) == 1 else f'{metric.name}{{{apart}="{pin.values[0]}"}}',
+                (*where, pin.where()),
+                narrowed,
+                foreign,
+                tuple(other for other in others if other != pin),
+                pin.values[0],
+            )
             for pin in others
-        ]  # fmt: skip
+        ] or [Shown(metric, metric.name, where, bool(mine), foreign)]
 
     def figure(self, shown: Shown) -> Figure:
         basis = basis_of(shown.metric, self.catalogue)
@@ -167,7 +184,7 @@ class Figures:
         compared = self.series(shown, self.compared) if self.compared else ()
         now = self._one(shown, basis, self.days, days)
         before = self._one(shown, basis, self.compared, compared) if self.compared else None
-        return Figure(shown, basis, self._value(shown.metric, now, before), days, compared)
+        return Figure(shown, basis, self._value(shown, now, before), days, compared)
 
     def series(self, shown: Shown, days: Days) -> Pairs:
         """Every bucket of the days."""
@@ -192,7 +209,7 @@ class Figures:
         ranked = sorted(now, key=lambda element: (-sizes.get(element, 0.0), element is None, element or ""))
         total = math.fsum(now.values()) if self._adds_up(shown.metric) else None
         places = tuple(
-            Place(element, self._value(shown.metric, now[element], before.get(element) if self.compared else None),
+            Place(element, self._value(shown, now[element], before.get(element) if self.compared else None),
                   now[element] / total if total else None)
             for element in ranked[:top]
         )  # fmt: skip
@@ -202,12 +219,13 @@ class Figures:
             gone = [element for element in before if element not in ranked[:top]]
             summed = math.fsum(now[element] for element in rest)
             then = math.fsum(before[element] for element in gone) if self.compared else None
-            other = Place(None, self._value(shown.metric, summed, then), summed / total if total else None)
+            other = Place(None, self._value(shown, summed, then), summed / total if total else None)
         named = title or f"{shown.title} by {dimension.replace('_', ' ')}"
         return Leaderboard(shown, dimension, named, places, other, len(rest))
 
-    def _value(self, metric: Metric, now: float | None, before: float | None) -> Value:
-        return Value(now, before, metric.unit, metric.direction)
+    @staticmethod
+    def _value(shown: Shown, now: float | None, before: float | None) -> Value:
+        return Value(now, before, shown.unit, shown.metric.direction)
 
     def _one(self, shown: Shown, basis: Basis, days: Days, known: Pairs) -> float | None:
         if basis is Basis.TOTAL:
@@ -242,11 +260,7 @@ class Figures:
             return False
         return self.catalogue.family_of(metric).measure(formula.measure).aggregation in _ADDITIVE
 
-    def _told(self, metric: Metric, mine: Sequence[Filter]) -> str:
-        pins = [f for f in mine if f.dimension in metric.apart_by]
-        return f'{metric.name}{{{pins[0].dimension}="{pins[0].values[0]}"}}' if pins else metric.name
-
     @staticmethod
     def _allowed(value: str, dimension: str, filters: Sequence[Filter]) -> bool:
-        given = [f for f in filters if f.dimension == dimension and f.operator is Operator.IS]
-        return all(value in f.values for f in given)
+        given = [parse_matcher(f.where()) for f in filters if f.dimension == dimension]
+        return all(matcher.accepts(value) for matcher in given)

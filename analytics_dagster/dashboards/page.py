@@ -155,20 +155,19 @@ class _Asking:
 
     def _read(self, shown: Shown) -> Trend:
         figure, days = self.figures.figure(shown), self.figures.days
-        # Forecasts and verdicts are of the whole metric by day; beside filtered figures or weeks they would be of something else.
+        # Forecasts and verdicts are of the whole metric by day; beside filtered figures or weeks they would mislead.
         if shown.filtered or self.figures.view.grain(days) is not Grain.DAY:
             return Trend(figure, (), (), None)
         rows = self.evidence.forecast(shown.name, days.last)
         ahead = min(28, max(7, len(days) // 2))
-        forecast = [] if rows is None else [
-            (row["ts"].date(), row["yhat"], row["lo_95"], row["hi_95"]) for row in rows.to_pylist() if row["ts"].date() > days.last
-        ][:ahead]  # fmt: skip
+        ahead_of = [] if rows is None else [row for row in rows.to_pylist() if row["ts"].date() > days.last][:ahead]
+        forecast = tuple((row["ts"].date(), row["yhat"], row["lo_95"], row["hi_95"]) for row in ahead_of)
         odd = tuple(
             (row["ts"].date(), row["value"], row["reason"] or "")
             for row in self.evidence.anomalies(shown.name, days).to_pylist()
             if row["anomaly"] and row["value"] is not None
         )
-        return Trend(figure, tuple(forecast), odd, self._band(shown.name, figure))
+        return Trend(figure, forecast, odd, self._band(shown.name, figure))
 
     def _band(self, name: str, figure: Figure) -> str | None:
         last, value = figure.days[-1]
@@ -181,4 +180,3 @@ class _Asking:
         shown = self.figures.shown(metric)
         # A filter on the very dimension leaves one row; the board is then of what is chosen, which its chips say.
         return self.figures.leaderboard(shown[0], by, top, title)
-

@@ -1,6 +1,6 @@
 """HTML of the dashboards: Jinja templates in `templates/`, whole pages that need no script. What is said is decided elsewhere.
 
-Text of tenants is escaped by Jinja; the only markup that passes as it is are pictures made by `pictures.py`, which escapes its words.
+Text of tenants is escaped by Jinja; the only markup that passes as it is are the pictures of `pictures.py`, which escapes words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from analytics_dagster.dashboards import pictures
@@ -26,6 +26,8 @@ from analytics_dagster.metrics.declarations import Catalogue
 if TYPE_CHECKING:
     import jinja2
     import pyarrow as pa
+
+    from analytics_dagster.insights.charts import Chart
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -70,7 +72,7 @@ class Addresses:
         return f"{self._root}/{self._board.name}"
 
     def here(self, view: View) -> str:
-        """This board in another view."""
+        """The board in another view."""
         return self.path + view.query()
 
     def board(self, name: str) -> str:
@@ -85,7 +87,9 @@ class Addresses:
         return f"{self.path}.{kind}{self._view.showing(shown.metric.name).query()}"
 
 
-def board_page(page: Page, boards: Sequence[Board], catalogue: Catalogue, *, dagster: str, now: dt.datetime, session: str = "") -> str:
+def board_page(
+    page: Page, boards: Sequence[Board], catalogue: Catalogue, *, dagster: str, now: dt.datetime, session: str = ""
+) -> str:
     """A board as HTML. `dagster`: address of the Dagster UI. `session`: markup that says who is signed in."""
     import markupsafe
 
@@ -118,7 +122,9 @@ def tenants_page(tenants: Sequence[str], session: str = "") -> str:
     """Whose dashboards there are to see."""
     import markupsafe
 
-    return _environment().get_template("tenants.html").render(title="Tenants", tenants=tenants, session=markupsafe.Markup(session))
+    return (
+        _environment().get_template("tenants.html").render(title="Tenants", tenants=tenants, session=markupsafe.Markup(session))
+    )
 
 
 def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
@@ -129,11 +135,11 @@ def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
     return template.render(title=title, detail=detail, back=back, session=markupsafe.Markup(session))
 
 
-def chart_of(trend: Trend, *, small: bool = False) -> Any:
-    """The picture of a trend, `insights.charts.Chart`."""
+def chart_of(trend: Trend, *, small: bool = False, headed: bool = True) -> Chart:
+    """The picture of a trend. On a page its title stands above it."""
     made = trend.figure
     return pictures.trend(
-        made.shown.title, made.shown.metric.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, small
+        made.shown.title, made.shown.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, small, headed
     )
 
 
@@ -150,7 +156,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     markup: dict[str, Callable[..., str]] = {
-        "picture": lambda trend, small: pictures.inline(chart_of(trend, small=small).svg),
+        "picture": lambda trend, small: pictures.inline(chart_of(trend, small=small, headed=False).svg),
         "check_picture": _check_picture,
         "spark": _spark,
         "bar": pictures.bar,

@@ -1,7 +1,7 @@
 """Pictures of a page: the charts of `insights/charts.py` put into the page's own colours, sparklines and bars.
 
-An inline picture takes the page's colours (light or dark) through CSS variables; as a file of its own it keeps the white card. One
-specification makes both, and the pictures in Dagster and in messages.
+An inline picture takes the page's colours (light or dark) through CSS variables; as a file of its own it keeps the white card.
+One specification makes both, and the pictures in Dagster and in messages.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def trend(
     odd: Pairs = (),
     partial: dt.date | None = None,
     small: bool = False,
+    headed: bool = True,
 ) -> charts.Chart:
     """A metric's days over the dashed comparison, with its forecast (day, yhat, lo, hi) and its odd days.
 
@@ -69,6 +70,7 @@ def trend(
         width=300 if small else 860,
         height=110 if small else 240,
         days=len(days),
+        headed=headed,
     )
 
 
@@ -115,7 +117,9 @@ def bar(share: float) -> str:
 
 def _forecast(rows: Sequence[tuple[dt.date, float, float | None, float | None]]) -> pa.Table:
     days = [dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC) for day, *_ in rows]
-    columns = {name: pa.array([row[n] for row in rows], pa.float64()) for n, name in enumerate(("yhat", "lo_95", "hi_95"), start=1)}
+    columns = {
+        name: pa.array([row[n] for row in rows], pa.float64()) for n, name in enumerate(("yhat", "lo_95", "hi_95"), start=1)
+    }
     return pa.table({"ts": pa.array(days, TIMESTAMP), **columns})
 
 

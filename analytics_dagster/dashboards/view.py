@@ -274,4 +274,3 @@ _SPECIAL = frozenset(r"\.+*?()|[]{}^$")
 
 def _escaped(text: str) -> str:
     return "".join(f"\\{character}" if character in _SPECIAL else character for character in text)
-

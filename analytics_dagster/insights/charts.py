@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from analytics_dagster.errors import UserError
-from analytics_dagster.insights.numbers import figure
+from analytics_dagster.insights.numbers import MINOR, digits, figure
 from analytics_dagster.insights.series import Series
 
 if TYPE_CHECKING:
@@ -90,14 +90,15 @@ def kpi_chart(
     width: int = 640,
     height: int = 200,
     days: int = MOST_DAYS,
+    headed: bool = True,
 ) -> Chart:
-    """One KPI: its newest `days`, its forecast with the 95 % band, its odd days.
+    """One KPI: its newest `days`, its forecast with the 95 % band, its odd days. `headed`: the title stands in the picture.
 
     series: ts, value. forecast: ts, yhat, lo_95, hi_95. anomalies: ts, value, anomaly. compared: ts, value of other days,
     each under the day that it is compared with. partial: a day that is not over, drawn dashed.
     """
     kpi = _Kpi(title, _days(series, days), forecast, anomalies, unit, partial, _days(compared, days) if compared else ())
-    return Chart(kpi.sentence, _svg(_panel(kpi, _Size(width, height)), kpi.sentence))
+    return Chart(kpi.sentence, _svg(_panel(kpi, _Size(width, height), headed=headed), kpi.sentence))
 
 
 def overview_chart(
@@ -213,7 +214,7 @@ class _Kpi:
         return words + (f", forecast for {ahead[-1]['day']}: {figure(ahead[-1]['yhat'], self.unit)}" if ahead else "")
 
 
-def _panel(kpi: _Kpi, size: _Size) -> alt.LayerChart:
+def _panel(kpi: _Kpi, size: _Size, *, headed: bool = True) -> alt.LayerChart:
     import altair as alt
 
     scale, unit = _axis_unit(kpi)
@@ -253,11 +254,14 @@ def _panel(kpi: _Kpi, size: _Size) -> alt.LayerChart:
         ring = rows(kpi.odd).mark_point(color=VERMILION, size=60 if size.small else 110, strokeWidth=2, filled=False, opacity=1)
         layers.append(ring.encode(x=x, y=y))
     heading = f"{kpi.title}: {figure(kpi.last[1] if kpi.last else None, kpi.unit)}" if size.small else kpi.title
-    return alt.layer(*layers).properties(title=heading, width=size.width, height=size.height)
+    drawn = alt.layer(*layers).properties(width=size.width, height=size.height)
+    return drawn.properties(title=heading) if headed else drawn
 
 
 def _axis_unit(kpi: _Kpi) -> tuple[float, str]:
     """What values are divided by so that ticks are round numbers of a unit that people say: hours, minutes."""
+    if kpi.unit.startswith(MINOR):
+        return 10.0 ** digits(kpi.unit.removeprefix(MINOR)), ""
     most = max((abs(value) for _, value in kpi.days if value is not None), default=0.0)
     if kpi.unit != "s" or most < 120:
         return 1.0, kpi.unit
@@ -352,6 +356,7 @@ _NEEDLESS = re.compile(
 _NOTHING_DRAWN = re.compile(r'<path d="(?:M0,0h0v0h0Z)?"(?: display="none")?/>')
 _HIDDEN_LABEL = re.compile(r'<text [^>]*opacity="0"[^>]*>[^<]*</text>')
 _EMPTY_GROUP = re.compile(r"<g></g>")
+_TAG = re.compile(r"<[^>]*>")
 _FRACTION = re.compile(r"(\.\d)\d+")
 
 
@@ -360,7 +365,8 @@ def _described(svg: str, sentence: str) -> str:
     opening, rest = svg.split(">", 1)
     for needless in (_NEEDLESS, _NOTHING_DRAWN, _HIDDEN_LABEL, _EMPTY_GROUP):
         rest = needless.sub("", rest)
-    rest = _FRACTION.sub(r"\1", rest)
+    # Coordinates only: a label that says 1.35k must not say 1.3k.
+    rest = _TAG.sub(lambda tag: _FRACTION.sub(r"\1", tag[0]), rest)
     opening = re.sub(r' (?:class|version|xmlns:xlink)="[^"]*"', "", opening)
     return f'{opening} font-family="{_FONT}" role="img"><title>{html.escape(sentence)}</title>{rest}'
 

@@ -11,10 +11,24 @@ NOTHING = "-"
 _STEPS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SHARES = frozenset({"ratio", "percent"})
+MINOR = "minor "
+"""A unit that begins so is money in minor units of the currency that follows, `minor EUR`."""
+# Currencies whose minor unit is not a hundredth (ISO 4217, table A.1).
+_DIGITS = {
+    **dict.fromkeys(
+        ["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"], 0
+    ),
+    **dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3),
+}
+
+
+def digits(currency: str) -> int:
+    """How many decimal digits the minor unit of a currency is."""
+    return _DIGITS.get(currency, 2)
 
 
 def figure(value: float | None, unit: str = "") -> str:
-    """A value in its unit: `12.3k`, `4.2 %`, `3 h`, `230 ms`, `1.2 GB`. Counted things go without their name."""
+    """A value in its unit: `12.3k`, `4.2 %`, `3 h`, `230 ms`, `1.2 GB`, `1.2k EUR`. Counted things go without their name."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value < 0:
@@ -32,6 +46,9 @@ def figure(value: float | None, unit: str = "") -> str:
             return figure(value / 1e3, "ms") if value >= 1e3 else f"{_short(value)} us"
         case "bytes":
             return next((f"{_short(value / size)} {name}" for size, name in _BYTES if value >= size), f"{_short(value)} B")
+        case _ if unit.startswith(MINOR):
+            currency = unit.removeprefix(MINOR)
+            return f"{compact(value / 10 ** digits(currency))} {currency}"
         case _:
             return compact(value)
 

@@ -42,6 +42,18 @@ class Matcher:
             case Operator.NO_MATCH:
                 return f"NOT regexp_full_match({present}, ?)", self.value
 
+    def accepts(self, value: str) -> bool:
+        """Whether a value meets it, as the SQL says."""
+        import re2
+
+        match self.operator:
+            case Operator.EQUAL:
+                return value == self.value
+            case Operator.NOT_EQUAL:
+                return value != self.value
+            case _:
+                return (re2.fullmatch(self.value, value) is not None) == (self.operator is Operator.MATCH)
+
 
 _SHAPE = re.compile(
     r"""\s*([A-Za-z_][A-Za-z0-9_]*)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'=~!][^"']*?)\s*""", re.DOTALL

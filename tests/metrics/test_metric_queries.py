@@ -224,7 +224,9 @@ def test_a_total_is_one_bucket_for_the_whole_range_and_merges_what_cannot_be_add
 
 def test_a_rate_in_total_is_over_the_seconds_of_the_range(figures: Figures) -> None:
     samples = [("2026-02-01 00:00", 0), ("2026-02-01 10:00", 600), ("2026-02-02 10:00", 900)]
-    figures.write("metrics", [{"ts": ts, "name": "sent", "type": "counter", "value": float(v), "labels": "{}"} for ts, v in samples])
+    figures.write(
+        "metrics", [{"ts": ts, "name": "sent", "type": "counter", "value": float(v), "labels": "{}"} for ts, v in samples]
+    )
     days = {"first": dt.date(2026, 2, 1), "last": dt.date(2026, 2, 4)}
     assert figures.value("sent", aggregate="rate", grain="total", **days) == pytest.approx(900 / (4 * 86_400))
     assert figures.value("sent", aggregate="rate", grain="total") == pytest.approx(900 / (2 * 86_400))
