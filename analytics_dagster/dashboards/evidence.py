@@ -34,9 +34,10 @@ _ESCAPED = re.compile(r"\\([\\`*_{}\[\]<>#|!~])")
 
 @dataclass(frozen=True)
 class Source:
-    """One aggregate asset: the newest day that it holds rows of."""
+    """One aggregate asset: the first and the newest day that it holds rows of."""
 
     asset: str
+    first: dt.date
     newest: dt.date
 
 
@@ -133,11 +134,7 @@ class Evidence:
     def trust(self) -> Trust | None:
         """None while nothing is published for the tenant."""
         publications = self._installation.publications
-        sources = tuple(
-            Source(newest.asset, newest.day)
-            for newest in publications.newest_days(f"{Layer.AGGREGATES}/")
-            if newest.tenant == self._lake.tenant
-        )
+        sources = self._sources()
         if not sources:
             return None
         through = max(source.newest for source in sources)
@@ -146,7 +143,7 @@ class Evidence:
         checks = self._verdicts(Days(through, through))
         return Trust(
             through,
-            tuple(sorted(sources, key=lambda source: source.asset)),
+            sources,
             sum(checks["passed"].to_pylist()),
             tuple(sorted({v["check_name"] for v in checks.to_pylist() if not v["passed"]})),
             tuple(sorted(record.asset for record in records if record.status is Status.GATED)),
@@ -259,6 +256,19 @@ class Evidence:
         with connect() as connection:
             [counted] = connection.execute(f"SELECT count(*) FROM {table.sql()}").fetchall()
         return int(counted[0])
+
+    def _sources(self) -> tuple[Source, ...]:
+        import sqlalchemy as sa
+
+        from analytics_dagster.lake.schemas import FIRST_DAY
+        from analytics_dagster.lake.state_tables import publications as table
+
+        mine = (table.c.tenant == self._lake.tenant, table.c.asset.startswith(f"{Layer.AGGREGATES}/"), table.c.rows > 0)
+        query = sa.select(table.c.asset, sa.func.min(table.c.day), sa.func.max(table.c.day)).where(
+            *mine, table.c.day >= FIRST_DAY
+        )
+        with self._installation.database.read() as connection:
+            return tuple(Source(*row) for row in connection.execute(query.group_by(table.c.asset).order_by(table.c.asset)))
 
     def _sequence(self) -> int:
         """Rises when anything of the tenant is published anew: what a page is made from has not changed while this has not."""

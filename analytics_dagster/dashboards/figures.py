@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.dashboards.view import Days, Filter, Operator, View
-from analytics_dagster.insights.numbers import MINOR, relative_change
+from analytics_dagster.insights.numbers import MINOR, change, figure, relative_change
 from analytics_dagster.insights.series import Series
 from analytics_dagster.metrics.declarations import (
     Aggregation,
@@ -95,14 +95,23 @@ class Value:
 
     @property
     def change(self) -> float | None:
-        return relative_change(self.now, self.before, self.unit)
+        """None also below zero: a share of -1 says nothing."""
+        below = (self.now or 0) < 0 or (self.before or 0) < 0
+        return None if below else relative_change(self.now, self.before, self.unit)
+
+    @property
+    def words(self) -> str:
+        """The change as it is read: `+12 %`, `-1.2 pp`, `new`, `no change`, `from -3`."""
+        if self.now is not None and self.before is not None and min(self.now, self.before) < 0:
+            return "no change" if self.now == self.before else f"from {figure(self.before, self.unit)}"
+        return change(self.now, self.before, self.unit)
 
     @property
     def good(self) -> bool | None:
-        """Whether it moved the good way; None where neither way is good, or nothing moved."""
-        if not self.change or self.direction is Direction.NEUTRAL:
+        """Whether it moved the good way; None where neither way is good, or nothing to speak of moved."""
+        if self.direction is Direction.NEUTRAL or self.now is None or self.before is None or self.words == "no change":
             return None
-        return (self.change > 0) == (self.direction is Direction.DOWN_IS_BAD)
+        return (self.now > self.before) == (self.direction is Direction.DOWN_IS_BAD)
 
 
 @dataclass(frozen=True)
@@ -141,13 +150,25 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Figures:
-    """Answers a view's questions about one tenant from days that are read once. Use within the reader's context."""
+    """Answers a view's questions about one tenant from days that are read once. Use within the reader's context.
+
+    `begins`: first day with rows of each aggregate asset. What is compared with days before it is compared with nothing: five
+    weeks against the first one would be a rise of 400 %.
+    """
 
     reader: DayReader
     catalogue: Catalogue
     view: View
     days: Days
     compared: Days | None
+    begins: Mapping[str, dt.date]
+
+    def comparison(self, metric: Metric) -> Days | None:
+        """The days that a metric's figure is compared with; None where they begin before its data do."""
+        begins = self.begins.get(self.catalogue.family_of(metric).asset)
+        at = self.compared.last if self.compared and basis_of(metric, self.catalogue) is Basis.LAST_DAY else None
+        first = at or (self.compared.first if self.compared else None)
+        return None if first is None or begins is None or first < begins else self.compared
 
     def shown(self, name: str) -> list[Shown]:
         """The series of a metric: one, or one for each currency, the one with most cells first."""
@@ -183,7 +204,8 @@ class Figures:
         days = self.series(shown, self.days)
         compared = self.series(shown, self.compared) if self.compared else ()
         now = self._one(shown, basis, self.days, days)
-        before = self._one(shown, basis, self.compared, compared) if self.compared else None
+        earlier = self.comparison(shown.metric)
+        before = self._one(shown, basis, earlier, compared) if earlier else None
         return Figure(shown, basis, self._value(shown, now, before), days, compared)
 
     def series(self, shown: Shown, days: Days) -> Pairs:
@@ -204,21 +226,23 @@ class Figures:
     def leaderboard(self, shown: Shown, dimension: str, top: int, title: str | None) -> Leaderboard:
         """The `top` elements by their figure; of a ratio the `top` largest by its denominator."""
         now = self._parts(shown.metric, shown, dimension, self.days)
-        before = self._parts(shown.metric, shown, dimension, self.compared) if self.compared else {}
+        earlier = self.comparison(shown.metric)
+        before = self._parts(shown.metric, shown, dimension, earlier) if earlier else {}
         sizes = self._sizes(shown, dimension) or now
         ranked = sorted(now, key=lambda element: (-sizes.get(element, 0.0), element is None, element or ""))
         total = math.fsum(now.values()) if self._adds_up(shown.metric) else None
+        # What was not there yet counts 0 where parts add up, so that it is new; of a ratio there is nothing to compare with.
+        absent = 0.0 if earlier and total is not None else None
         places = tuple(
-            Place(element, self._value(shown, now[element], before.get(element) if self.compared else None),
-                  now[element] / total if total else None)
+            Place(element, self._value(shown, now[element], before.get(element, absent)), now[element] / total if total else None)
             for element in ranked[:top]
-        )  # fmt: skip
+        )
         rest = ranked[top:]
         other = None
         if rest and total is not None:
             gone = [element for element in before if element not in ranked[:top]]
             summed = math.fsum(now[element] for element in rest)
-            then = math.fsum(before[element] for element in gone) if self.compared else None
+            then = math.fsum(before[element] for element in gone) if earlier else None
             other = Place(None, self._value(shown, summed, then), summed / total if total else None)
         named = title or f"{shown.title} by {dimension.replace('_', ' ')}"
         return Leaderboard(shown, dimension, named, places, other, len(rest))

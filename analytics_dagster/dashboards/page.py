@@ -107,7 +107,8 @@ def read_page(
         first = min(days.first, compared.first) if compared else days.first
         last = max(days.last, compared.last) if compared else days.last
         with DayReader(lake, catalogue, first, last, interruption) as reader:
-            asking = _Asking(Figures(reader, catalogue, view, days, compared), evidence)
+            begins = {source.asset: source.first for source in trust.sources}
+            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence)
             panels = tuple(asking.panel(form) for form in board.panels)
     return Page(tenant, board, view, days, compared, trust, panels, round((time.perf_counter() - began) * 1_000))
 

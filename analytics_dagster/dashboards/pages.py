@@ -16,10 +16,10 @@ from urllib.parse import quote, urlencode
 
 from analytics_dagster.dashboards import pictures
 from analytics_dagster.dashboards.boards import Board
-from analytics_dagster.dashboards.figures import Figure, Shown, Value
+from analytics_dagster.dashboards.figures import Figure, Shown
 from analytics_dagster.dashboards.page import Page, Panel, Trend
 from analytics_dagster.dashboards.view import PERIOD_NAMES, Compare, Period, View
-from analytics_dagster.insights.numbers import NOTHING, change, exact, figure
+from analytics_dagster.insights.numbers import NOTHING, exact, figure
 from analytics_dagster.insights.series import Series
 from analytics_dagster.metrics.declarations import Catalogue
 
@@ -113,6 +113,7 @@ def board_page(
         dimensions=_dimensions(page.board, catalogue),
         headline=_headline(page),
         age_days=(now.date() - page.trust.through).days if page.trust else 0,
+        begins=min((source.first for source in page.trust.sources), default=None) if page.trust else None,
         dagster=dagster.rstrip("/"),
         session=markupsafe.Markup(session),
     )  # fmt: skip
@@ -166,7 +167,6 @@ def _environment() -> jinja2.Environment:
     made.filters |= {
         "figure": figure,
         "exact": lambda value: NOTHING if value is None else exact(value),
-        "change": _change,
         "signed": lambda value: f"{value:+.3g}",
         "day": lambda day: f"{day.day} {_MONTHS[day.month - 1]} {day.year}",
         "labels": lambda labels: ", ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "-",
@@ -174,10 +174,6 @@ def _environment() -> jinja2.Environment:
     }
     made.globals["static"] = static_address
     return made
-
-
-def _change(value: Value) -> str:
-    return change(value.now, value.before, value.unit)
 
 
 def _spark(made: Figure) -> str:

@@ -67,8 +67,8 @@ def trend(
         unit,
         compared=pairs_table(moved(compared, days)) if compared else None,
         partial=partial,
-        width=300 if small else 860,
-        height=110 if small else 240,
+        width=300 if small else 1_080,
+        height=110 if small else 260,
         days=len(days),
         headed=headed,
     )

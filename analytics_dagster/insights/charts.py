@@ -39,7 +39,8 @@ BLUE, ORANGE, VERMILION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
 INK, FAINT, PAPER, PAST = "#1F2933", "#D9DEE4", "#FFFFFF", "#7B8794"
 _LABEL = {
     # Vega expression: 1.2k, 3.4M; ticks are round numbers, so nothing is lost by not flooring them.
-    "": "replace(format(datum.value, '~s'), 'G', 'B')",
+    # Below 1 without the SI prefix: half a conversion is 0.5 and not 500m.
+    "": "abs(datum.value) < 1 ? format(datum.value, '~g') : replace(format(datum.value, '~s'), 'G', 'B')",
     "ratio": "format(datum.value * 100, '~g') + ' %'",
     "percent": "format(datum.value, '~g') + ' %'",
     "ms": "format(datum.value, '~s') + ' ms'",

@@ -10,7 +10,7 @@ from enum import StrEnum
 import pyarrow as pa
 
 _PINNED = re.compile(r'="([^"]*)"')
-_ABBREVIATIONS = frozenset({"api", "cpu", "dau", "wau", "mau", "arpu", "mrr", "ltv"})
+_ABBREVIATIONS = {name.lower(): name for name in ("API", "CPU", "DAU", "WAU", "MAU", "ARPU", "ARPPU", "MRR", "LTV", "eCPM")}
 
 
 class Direction(StrEnum):
@@ -43,6 +43,7 @@ class Series:
         if self.title:
             return self.title
         base, _, pinned = self.metric.partition("{")
-        words = [word.upper() if word in _ABBREVIATIONS else word for word in base.split("_")]
+        first, *others = base.split("_")
+        words = [_ABBREVIATIONS.get(first, first[:1].upper() + first[1:]), *(_ABBREVIATIONS.get(word, word) for word in others)]
         values = _PINNED.findall(pinned)
-        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) + (f" ({', '.join(values)})" if values else "")
+        return " ".join(words) + (f" ({', '.join(values)})" if values else "")
