@@ -136,8 +136,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The largest values of a dimension. `other` is what the rest adds up to, so that all rows sum to the total; None where parts
-    do not add up (ratios, listeners).
+    """The largest values of a dimension. `other` is what the rest adds up to, those that only the comparison had included, so
+    that all rows sum to the total; None where parts do not add up (ratios, listeners).
     """
 
     shown: Shown
@@ -238,14 +238,14 @@ class Figures:
             for element in ranked[:top]
         )
         rest = ranked[top:]
+        gone = [element for element in before if element not in now] if total is not None else []
         other = None
-        if rest and total is not None:
-            gone = [element for element in before if element not in ranked[:top]]
+        if (rest or gone) and total is not None:
             summed = math.fsum(now[element] for element in rest)
-            then = math.fsum(before[element] for element in gone) if earlier else None
+            then = math.fsum(before.get(element, 0.0) for element in (*rest, *gone)) if earlier else None
             other = Place(None, self._value(shown, summed, then), summed / total if total else None)
         named = title or f"{shown.title} by {dimension.replace('_', ' ')}"
-        return Leaderboard(shown, dimension, named, places, other, len(rest))
+        return Leaderboard(shown, dimension, named, places, other, len(rest) + len(gone))
 
     @staticmethod
     def _value(shown: Shown, now: float | None, before: float | None) -> Value:
