@@ -136,11 +136,11 @@ def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
     return template.render(title=title, detail=detail, back=back, session=markupsafe.Markup(session))
 
 
-def chart_of(trend: Trend, *, small: bool = False, headed: bool = True) -> Chart:
+def chart_of(trend: Trend, size: pictures.Size = pictures.Size.WIDE, *, headed: bool = True) -> Chart:
     """The picture of a trend. On a page its title stands above it."""
     made = trend.figure
     return pictures.trend(
-        made.shown.title, made.shown.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, small, headed
+        made.shown.title, made.shown.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, size, headed
     )
 
 
@@ -156,8 +156,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    sizes = {True: pictures.Size.SMALL, False: pictures.Size.WIDE}
     markup: dict[str, Callable[..., str]] = {
-        "picture": lambda trend, small: pictures.inline(chart_of(trend, small=small, headed=False).svg),
+        "picture": lambda trend, small: pictures.inline(chart_of(trend, sizes[small], headed=False).svg),
         "check_picture": _check_picture,
         "spark": _spark,
         "bar": pictures.bar,

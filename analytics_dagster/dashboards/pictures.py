@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Sequence
+from enum import Enum
 from functools import lru_cache
 
 import pyarrow as pa
@@ -32,6 +33,14 @@ _CARD = re.compile(r'<rect width="\d+" height="\d+" fill="#FFFFFF"/>')
 _SPARK = (120, 28)
 
 
+class Size(Enum):
+    """Width and height of a chart's plot, in pixels: one of many on a page, the page's main chart, the main chart on paper."""
+
+    SMALL = (300, 110)
+    WIDE = (1_080, 260)
+    PRINT = (660, 190)
+
+
 def pairs_table(pairs: Pairs) -> pa.Table:
     """Buckets as the columns ts and value, which charts read."""
     days = [dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC) for day, _ in pairs]
@@ -52,7 +61,7 @@ def trend(
     forecast: tuple[tuple[dt.date, float, float | None, float | None], ...] = (),
     odd: Pairs = (),
     partial: dt.date | None = None,
-    small: bool = False,
+    size: Size = Size.WIDE,
     headed: bool = True,
 ) -> charts.Chart:
     """A metric's days over the dashed comparison, with its forecast (day, yhat, lo, hi) and its odd days.
@@ -67,8 +76,8 @@ def trend(
         unit,
         compared=pairs_table(moved(compared, days)) if compared else None,
         partial=partial,
-        width=300 if small else 1_080,
-        height=110 if small else 260,
+        width=size.value[0],
+        height=size.value[1],
         days=len(days),
         headed=headed,
     )

@@ -40,9 +40,11 @@ _DOCUMENTS = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
+    "pdf": "application/pdf",
     "svg": "image/svg+xml",
     "png": "image/png",
 }
+_COMPRESSED_ALREADY = ("image/png", "application/pdf", "application/vnd.apache.parquet")
 _PNG_SCALE = 2.0
 
 TenantPath = Annotated[str, Path(max_length=63, description="Tenant. Another's is not found.")]
@@ -117,7 +119,7 @@ async def dashboard(
         if _query(request) and canonical != f"{request.url.path}?{_query(request)}":
             return see_other(canonical)
         return _sent(request, html_answer(await _read(who, tenant, board, view, _html(who))))
-    body = await _read(who, tenant, board, view, _document(kind))
+    body = await _read(who, tenant, board, view, _document(who, kind))
     headers = {**PAGE_HEADERS, "content-disposition": f'inline; filename="{tenant}-{board.name}.{kind}"'}
     return _sent(request, Response(body, headers=headers, media_type=_DOCUMENTS[kind]))
 
@@ -157,7 +159,7 @@ async def dashboard_data(
     tenant = await who.service.in_thread(who.tenant, tenant_id)
     wanted = "&".join(part for part in _query(request).split("&") if part and part.partition("=")[0] != "dashboard")
     board = _boards(who).board(dashboard)
-    body = await _read(who, tenant, board, parse_view(wanted), _document("json"))
+    body = await _read(who, tenant, board, parse_view(wanted), _document(who, "json"))
     return _sent(request, Response(body, media_type=_DOCUMENTS["json"]))
 
 
@@ -204,13 +206,15 @@ def _html(who: Asking) -> Callable[[Page], str]:
     return lambda page: board_page(page, boards, catalogue, dagster=dagster, now=now, session=session)
 
 
-def _document(kind: str) -> Callable[[Page], bytes]:
+def _document(who: Asking, kind: str) -> Callable[[Page], bytes]:
     from analytics_dagster.dashboards import documents
+    from analytics_dagster.dashboards.pdf import as_pdf
 
     made: dict[str, Callable[[Page], bytes]] = {
         "json": documents.as_json,
         "csv": documents.as_csv,
         "parquet": documents.as_parquet,
+        "pdf": lambda page: as_pdf(page, who.service.clock.now()),
         "svg": _svg,
         "png": _png,
     }
@@ -271,7 +275,7 @@ def _sent(request: Request, answer: Response) -> Response:
     if (
         len(body) < _LEAST_COMPRESSED
         or "gzip" not in request.headers.get("accept-encoding", "")
-        or answer.media_type == "image/png"
+        or answer.media_type in _COMPRESSED_ALREADY
     ):
         return answer
     made = gzip.compress(body, compresslevel=5, mtime=0)

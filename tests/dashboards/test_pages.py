@@ -18,6 +18,7 @@ from analytics_dagster.dashboards.boards import Boards, load_boards, parse_board
 from analytics_dagster.dashboards.documents import MOST_ROWS, as_csv, as_json, as_parquet, as_table
 from analytics_dagster.dashboards.page import Page, read_page
 from analytics_dagster.dashboards.pages import board_page, refusal_page, static_address, static_files, tenants_page
+from analytics_dagster.dashboards.pdf import as_pdf
 from analytics_dagster.dashboards.view import parse_view
 from analytics_dagster.errors import UserError
 from analytics_dagster.metrics.declarations import Catalogue
@@ -194,6 +195,14 @@ def test_a_board_of_ones_own_is_read_like_a_built_in_one(home: Home, catalogue: 
     assert page.days.first == LAST
     [board] = page.panels[1].leaderboards
     assert {place.element for place in board.places} <= {"free", "premium", None}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_board_is_a_document_for_printing_the_same_each_time(home: Home, catalogue: Catalogue, name: str) -> None:
+    page = read(home, catalogue, name, "period=7d")
+    made = as_pdf(page, NOW)
+    assert made.startswith(b"%PDF-")
+    assert made == as_pdf(page, NOW)
 
 
 def test_static_files_are_named_by_their_content() -> None:
