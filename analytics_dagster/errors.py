@@ -24,6 +24,10 @@ class NotFoundError(UserError):
     """A tenant, metric, rule, file or home that was named does not exist."""
 
 
+class ConflictError(UserError):
+    """Somebody else changed the same thing since it was read; read it again and repeat the change."""
+
+
 class InvalidNameError(UserError):
     """A tenant id, metric name or label does not follow its grammar."""
 

@@ -107,20 +107,16 @@ ORDER = ("overview", "engagement", "content", "revenue", "artists", "technical",
 """How the navigation lists built-in boards."""
 
 
+@lru_cache(maxsize=8)
 def load_boards(catalogue: Catalogue) -> Boards:
     """The built-in boards. Raises DeclarationError with file and line."""
     found = {board.name: board for board in (read_board(path, catalogue) for path in sorted(BUILT_IN.glob("*.yaml")))}
     return Boards(tuple(found.pop(name) for name in ORDER if name in found) + tuple(found.values()))
 
 
-@lru_cache(maxsize=64)
-def _document(path: Path) -> Document:
-    return read_document(path)
-
-
 def read_board(path: Path, catalogue: Catalogue) -> Board:
     """A board's file. Raises DeclarationError with file and line."""
-    return _checked(_document(path), catalogue)
+    return _checked(read_document(path), catalogue)
 
 
 def parse_board(text: str, name: str, catalogue: Catalogue) -> Board:

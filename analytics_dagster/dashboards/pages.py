@@ -8,15 +8,16 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from analytics_dagster.dashboards import pictures
-from analytics_dagster.dashboards.boards import Board
+from analytics_dagster.dashboards.boards import Board, PanelForm
 from analytics_dagster.dashboards.figures import Figure, Shown
+from analytics_dagster.dashboards.own import Saved, board_text
 from analytics_dagster.dashboards.page import Page, Panel, Trend
 from analytics_dagster.dashboards.view import PERIOD_NAMES, Compare, Period, View
 from analytics_dagster.insights.numbers import NOTHING, exact, figure
@@ -87,19 +88,32 @@ class Addresses:
         return f"{self.path}.{kind}{self._view.showing(shown.metric.name).query()}"
 
 
-def board_page(
-    page: Page, boards: Sequence[Board], catalogue: Catalogue, *, dagster: str, now: dt.datetime, session: str = ""
-) -> str:
-    """A board as HTML. `dagster`: address of the Dagster UI. `session`: markup that says who is signed in."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What stands around a board: the boards to go to, the address of the Dagster UI, the time (UTC), who is signed in (markup),
+    and whether who looks may edit; `own`: the board that is shown is one of the tenant's own.
+    """
+
+    boards: Sequence[Board]
+    dagster: str
+    now: dt.datetime
+    session: str = ""
+    may_edit: bool = False
+    own: bool = False
+
+
+def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
+    """A board as HTML."""
     import markupsafe
 
     at = Addresses(page.tenant, page.board, page.view)
+    edit = f"/dashboards/{quote(page.tenant)}/edit{f'/{page.board.name}' if around.own else ''}"
     shown_by = next((panel.trends[0].figure.shown.name for panel in page.panels if panel.kind == "trend" and panel.trends), "")
     return _environment().get_template("board.html").render(
         page=page,
         view=page.view,
         pairs=_pairs(page.view),
-        boards=boards,
+        boards=around.boards,
         address=at.board,
         here=at.here,
         path=at.path,
@@ -112,11 +126,59 @@ def board_page(
         main=shown_by,
         dimensions=_dimensions(page.board, catalogue),
         headline=_headline(page),
-        age_days=(now.date() - page.trust.through).days if page.trust else 0,
+        edit=edit if around.may_edit else "",
+        edit_name="Edit" if around.own else "Own dashboards",
+        age_days=(around.now.date() - page.trust.through).days if page.trust else 0,
         begins=min((source.first for source in page.trust.sources), default=None) if page.trust else None,
-        dagster=dagster.rstrip("/"),
-        session=markupsafe.Markup(session),
+        dagster=around.dagster.rstrip("/"),
+        session=markupsafe.Markup(around.session),
     )  # fmt: skip
+
+
+def own_boards_page(
+    tenant: str, boards: Sequence[Saved], catalogue: Catalogue, *, csrf: str, message: str = "", text: str = "", session: str = ""
+) -> str:
+    """The boards that people of a tenant made, and forms for one more. `text`: YAML that was sent and refused with `message`."""
+    return _edit(tenant, catalogue, csrf, session, board=None, boards=boards, message=message, text=text)
+
+
+def edit_page(
+    tenant: str,
+    board: Board,
+    versions: Sequence[Saved],
+    catalogue: Catalogue,
+    *,
+    csrf: str,
+    message: str = "",
+    text: str | None = None,
+    session: str = "",
+) -> str:
+    """One board of their own with forms to change it. `versions`: newest first."""
+    written = board_text(board) if text is None else text
+    made = {"board": board, "saved": versions[0], "versions": versions, "message": message, "text": written}
+    return _edit(tenant, catalogue, csrf, session, action=f"/dashboards/{quote(tenant)}/edit/{board.name}", **made)
+
+
+def _edit(tenant: str, catalogue: Catalogue, csrf: str, session: str, **values: object) -> str:
+    import markupsafe
+
+    metrics = {family.name: [metric.name for metric in family.metrics] for family in catalogue.families}
+    dimensions = dict.fromkeys(dimension.name for family in catalogue.families for dimension in family.dimensions)
+    return _environment().get_template("edit.html").render(
+        tenant=tenant,
+        metrics=metrics,
+        dimensions=list(dimensions),
+        csrf=markupsafe.Markup(csrf),
+        session=markupsafe.Markup(session),
+        **values,
+    )  # fmt: skip
+
+
+def _told(panel: PanelForm) -> str:
+    """What a panel shows, in a line."""
+    if panel.leaderboards:
+        return ", ".join(f"{one.metric} by {one.by}" for one in panel.leaderboards)
+    return ", ".join(panel.figures or panel.trends or ([panel.trend] if panel.trend else []))
 
 
 def tenants_page(tenants: Sequence[str], session: str = "") -> str:
@@ -171,6 +233,7 @@ def _environment() -> jinja2.Environment:
         "signed": lambda value: f"{value:+.3g}",
         "day": lambda day: f"{day.day} {_MONTHS[day.month - 1]} {day.year}",
         "labels": lambda labels: ", ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "-",
+        "told": _told,
         "title_of": lambda metric: Series(metric, "", "", _nothing()).name,
     }
     made.globals["static"] = static_address

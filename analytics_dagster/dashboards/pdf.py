@@ -1,6 +1,6 @@
 """A page as a PDF for printing and for mail: A4, the same figures, charts and tables, with when and from what it was made.
 
-Text is set in DejaVu Sans (Latin, Greek, Cyrillic and more; of scripts that it does not have, Japanese among them, boxes are seen).
+Text is set in DejaVu Sans (Latin, Greek, Cyrillic and more; of scripts that it lacks, Japanese among them, boxes are seen).
 """
 
 from __future__ import annotations

@@ -256,6 +256,18 @@ tickets = sa.Table(
     sa.Index("ix_tickets_expires_at", "expires_at"),
 )
 
+# Boards that people of a tenant made, each version as it was saved. The newest is the one that is shown; without text, removed.
+dashboards = sa.Table(
+    "dashboards",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("text", sa.Text, nullable=True),  # YAML
+    sa.Column("author", sa.String(255), nullable=False),  # key id, or who signed in
+    sa.Column("saved_at", UtcDateTime, nullable=False),
+)
+
 # A tenant's own limits; null: the installation's default, 0: no limit.
 quotas = sa.Table(
     "quotas",

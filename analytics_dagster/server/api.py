@@ -12,6 +12,8 @@ from analytics_dagster import __version__
 from analytics_dagster.errors import AnalyticsError, ForeignTenantError
 from analytics_dagster.server.dashboards import data as dashboard_data
 from analytics_dagster.server.dashboards import pages as dashboards
+from analytics_dagster.server.own_dashboards import data as own_dashboard_data
+from analytics_dagster.server.own_dashboards import pages as own_dashboards
 from analytics_dagster.server.pages import router as pages
 from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, bad_parameters, problem_of
 from analytics_dagster.server.reference import router as reference
@@ -41,7 +43,9 @@ def build_api() -> FastAPI:
             Exception: _internal,
         },
     )
-    for router in (pages, dashboards, dashboard_data, status, reference, signin, signin_assets):
+    for router in (
+        pages, own_dashboards, own_dashboard_data, dashboards, dashboard_data, status, reference, signin, signin_assets,
+    ):  # fmt: skip
         api.include_router(router)
     return api
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from analytics_dagster.dashboards.boards import Board, Boards, load_boards
-from analytics_dagster.dashboards.pages import Addresses, board_page, chart_of, static_files, tenants_page
+from analytics_dagster.dashboards.boards import Board, load_boards
+from analytics_dagster.dashboards.own import RESERVED, OwnBoards, board_text, read_saved
+from analytics_dagster.dashboards.pages import Addresses, Surroundings, board_page, chart_of, static_files, tenants_page
 from analytics_dagster.dashboards.view import Compare, Period, View, parse_view
-from analytics_dagster.errors import NotFoundError
+from analytics_dagster.errors import DeclarationError, NotFoundError
 from analytics_dagster.server.asking import Asker, Asking, GuardedRoute, PageRoute, takes
 from analytics_dagster.server.html import PAGE_HEADERS, html_answer, see_other
-from analytics_dagster.tenancy.roles import Permission
+from analytics_dagster.tenancy.roles import Permission, may
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,7 @@ _DOCUMENTS = {
     "svg": "image/svg+xml",
     "png": "image/png",
 }
+_YAML = "application/yaml"
 _COMPRESSED_ALREADY = ("image/png", "application/pdf", "application/vnd.apache.parquet")
 _PNG_SCALE = 2.0
 
@@ -78,7 +80,7 @@ async def tenants(request: Request, who: Asker) -> Response:
     mine = sorted(known if who.principal.tenants is None else known & who.principal.tenants)
     if len(mine) == 1:
         return see_other(f"{HOME}/{mine[0]}")
-    return _sent(request, html_answer(tenants_page(mine, _session(who))))
+    return _sent(request, html_answer(tenants_page(mine, session_markup(who))))
 
 
 @pages.get(
@@ -111,16 +113,20 @@ async def dashboard(
     """A view of a dashboard. The address is the whole state; `.svg` and `.png` are the picture of the chosen metric."""
     tenant = await who.service.in_thread(who.tenant, tenant_id)
     name, _, kind = page.partition(".")
-    if kind and kind not in _DOCUMENTS:
-        raise NotFoundError(f"no file {page!r} of a dashboard; there are {', '.join('.' + known for known in _DOCUMENTS)}")
-    board, view = _boards(who).board(name), parse_view(_query(request))
+    if kind and kind not in (*_DOCUMENTS, "yaml"):
+        raise NotFoundError(f"no file {page!r} of a dashboard; there are {', '.join('.' + known for known in _DOCUMENTS)}, .yaml")
+    board = await who.service.in_thread(board_of, who, tenant, name)
+    if kind == "yaml":
+        return Response(board_text(board), media_type=_YAML, headers={**PAGE_HEADERS, **_named(tenant, page)})
+    view = parse_view(_query(request))
     if not kind:
         canonical = Addresses(tenant, board, view).here(view)
         if _query(request) and canonical != f"{request.url.path}?{_query(request)}":
             return see_other(canonical)
-        return _sent(request, html_answer(await _read(who, tenant, board, view, _html(who))))
+        around = await who.service.in_thread(surroundings, who, tenant, board)
+        return _sent(request, html_answer(await _read(who, tenant, board, view, _html(who, around))))
     body = await _read(who, tenant, board, view, _document(who, kind))
-    headers = {**PAGE_HEADERS, "content-disposition": f'inline; filename="{tenant}-{board.name}.{kind}"'}
+    headers = {**PAGE_HEADERS, **_named(tenant, page)}
     return _sent(request, Response(body, headers=headers, media_type=_DOCUMENTS[kind]))
 
 
@@ -158,7 +164,7 @@ async def dashboard_data(
     """Everything that the page of the same view says, in one trip: figures, series, leaderboards, findings, freshness."""
     tenant = await who.service.in_thread(who.tenant, tenant_id)
     wanted = "&".join(part for part in _query(request).split("&") if part and part.partition("=")[0] != "dashboard")
-    board = _boards(who).board(dashboard)
+    board = await who.service.in_thread(board_of, who, tenant, dashboard)
     body = await _read(who, tenant, board, parse_view(wanted), _document(who, "json"))
     return _sent(request, Response(body, media_type=_DOCUMENTS["json"]))
 
@@ -199,11 +205,44 @@ async def _read(who: Asking, tenant: str, board: Board, view: View, made: Callab
     return await service.queries.work(tenant, work, who.exchange.client_gone())
 
 
-def _html(who: Asking) -> Callable[[Page], str]:
-    service, session = who.service, _session(who)
-    boards, catalogue = _boards(who).boards, service.queries.catalogue()
-    dagster, now = service.settings.analytics_public_url, service.clock.now()
-    return lambda page: board_page(page, boards, catalogue, dagster=dagster, now=now, session=session)
+def _html(who: Asking, around: Surroundings) -> Callable[[Page], str]:
+    catalogue = who.service.queries.catalogue()
+    return lambda page: board_page(page, catalogue, around)
+
+
+def own_boards(who: Asking) -> OwnBoards:
+    """The boards that tenants made."""
+    return OwnBoards(who.service.installation.database, who.service.clock)
+
+
+def board_of(who: Asking, tenant: str, name: str) -> Board:
+    """A built-in board, or one of the tenant's own. Raises NotFoundError; waits for the database."""
+    catalogue = who.service.queries.catalogue()
+    built_in = load_boards(catalogue)
+    if name in RESERVED:
+        return built_in.board(name)
+    try:
+        return read_saved(own_boards(who).get(tenant, name), catalogue)
+    except NotFoundError:
+        return built_in.board(name)  # which says what there is
+
+
+def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
+    """What stands around a board; waits for the database."""
+    service = who.service
+    catalogue = service.queries.catalogue()
+    built_in = load_boards(catalogue).boards
+    mine = []
+    for saved in own_boards(who).all(tenant):
+        try:
+            mine.append(read_saved(saved, catalogue))
+        except DeclarationError:
+            continue  # a metric is no longer declared; its own page and the page for editing say so
+    own = board.name not in {one.name for one in built_in}
+    may_edit = may(who.principal.role, Permission.DASHBOARDS_EDIT)
+    return Surroundings(
+        (*built_in, *mine), service.settings.analytics_public_url, service.clock.now(), session_markup(who), may_edit, own
+    )
 
 
 def _document(who: Asking, kind: str) -> Callable[[Page], bytes]:
@@ -250,15 +289,15 @@ def _insights(who: Asking, tenant: str, day: dt.date | None) -> bytes:
     return insights_json(tenant, evidence.findings(day), trust)
 
 
-def _boards(who: Asking) -> Boards:
-    return load_boards(who.service.queries.catalogue())
+def _named(tenant: str, page: str) -> dict[str, str]:
+    return {"content-disposition": f'inline; filename="{tenant}-{page}"'}
 
 
 def _query(request: Request) -> str:
     return bytes(request.scope["query_string"]).decode("latin-1")
 
 
-def _session(who: Asking) -> Markup:
+def session_markup(who: Asking) -> Markup:
     """A button to sign out; nothing for a key, which has no session."""
     from markupsafe import Markup
 

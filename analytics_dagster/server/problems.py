@@ -107,6 +107,8 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(403, str(error))
         case errors.NotFoundError():
             return Problem(404, str(error))
+        case errors.ConflictError():
+            return Problem(409, str(error), kind="conflict")
         case errors.LogFullError():
             return Problem(503, str(error), kind="log-full", headers=[retry_after(error.retry_after)])
         case RateExceededError():

@@ -17,6 +17,7 @@ class Permission(StrEnum):
     PLAYS_WRITE = "plays:write"
     FIGURES_READ = "figures:read"
     CATALOGUE_READ = "catalogue:read"
+    DASHBOARDS_EDIT = "dashboards:edit"
     QUARANTINE_READ = "quarantine:read"
     ALERTS_READ = "alerts:read"
     ALERTS_ACT = "alerts:act"
@@ -37,6 +38,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.PLAYS_WRITE: "send plays",
     Permission.FIGURES_READ: "query figures",
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
+    Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
     Permission.QUARANTINE_READ: "read the records that could not be taken",
     Permission.ALERTS_READ: "read rules and alerts",
     Permission.ALERTS_ACT: "act on alerts",
@@ -66,7 +68,7 @@ class Role(StrEnum):
 
 _WRITE = frozenset({Permission.METRICS_WRITE, Permission.PLAYS_WRITE})
 _VIEWER = frozenset({Permission.FIGURES_READ, Permission.CATALOGUE_READ, Permission.ALERTS_READ})
-_ANALYST = _VIEWER | {Permission.QUARANTINE_READ, Permission.USAGE_READ}
+_ANALYST = _VIEWER | {Permission.QUARANTINE_READ, Permission.USAGE_READ, Permission.DASHBOARDS_EDIT}
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}
 

@@ -17,7 +17,7 @@ from small_home import LAST, NOW, Home, copy_of, opened
 from analytics_dagster.dashboards.boards import Boards, load_boards, parse_board
 from analytics_dagster.dashboards.documents import MOST_ROWS, as_csv, as_json, as_parquet, as_table
 from analytics_dagster.dashboards.page import Page, read_page
-from analytics_dagster.dashboards.pages import board_page, refusal_page, static_address, static_files, tenants_page
+from analytics_dagster.dashboards.pages import Surroundings, board_page, refusal_page, static_address, static_files, tenants_page
 from analytics_dagster.dashboards.pdf import as_pdf
 from analytics_dagster.dashboards.view import parse_view
 from analytics_dagster.errors import UserError
@@ -75,7 +75,7 @@ def read(home: Home, catalogue: Catalogue, name: str = "overview", query: str = 
 
 def draw(page: Page, catalogue: Catalogue) -> str:
     boards = load_boards(catalogue).boards
-    return board_page(page, boards, catalogue, dagster="http://127.0.0.1:3000/", now=NOW)
+    return board_page(page, catalogue, Surroundings(boards, "http://127.0.0.1:3000/", NOW))
 
 
 @pytest.mark.parametrize("name", BOARDS)
