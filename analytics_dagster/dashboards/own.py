@@ -103,29 +103,35 @@ class OwnBoards:
         return self._add(tenant, name, None, author, based_on)
 
     def _add(self, tenant: str, name: str, text: str | None, author: str, based_on: int) -> Saved:
+        import sqlalchemy as sa
+
         from analytics_dagster.lake.state_tables import dashboards as table
 
         now = self._clock.now()
+        mine = sa.select(table).where(table.c.tenant == tenant, table.c.name == name).order_by(table.c.version.desc()).limit(1)
 
         def write(connection: sa.Connection) -> Saved:
-            import sqlalchemy as sa
-
-            mine = (
-                sa.select(table).where(table.c.tenant == tenant, table.c.name == name).order_by(table.c.version.desc()).limit(1)
-            )
             newest = connection.execute(mine).one_or_none()
             version = newest.version if newest is not None else 0
             # A name that was removed may be taken anew by somebody who never saw what it was.
             known = 0 if newest is None or (newest.text is None and based_on == 0) else version
             if based_on != known:
-                who = f" by {newest.author} at {newest.saved_at:%Y-%m-%d %H:%M} UTC" if newest is not None else ""
-                raise ConflictError(f"the dashboard {name!r} was saved{who} meanwhile; load it again and repeat your change")
+                raise _conflict(name, newest)
             made = Saved(name, version + 1, text, author, now)
             values = {"name": name, "version": made.version, "text": text, "author": author, "saved_at": now}
             connection.execute(table.insert().values(tenant=tenant, **values))
             return made
 
-        return self._database.write(write)
+        try:
+            return self._database.write(write)
+        except sa.exc.IntegrityError:  # PostgreSQL lets two look at once; the primary key lets one of them write
+            with self._database.read() as connection:
+                raise _conflict(name, connection.execute(mine).one_or_none()) from None
+
+
+def _conflict(name: str, newest: Any) -> ConflictError:
+    who = f" by {newest.author} at {newest.saved_at:%Y-%m-%d %H:%M} UTC" if newest is not None else ""
+    return ConflictError(f"the dashboard {name!r} was saved{who} meanwhile; load it again and repeat your change")
 
 
 def _saved(row: Any) -> Saved:
