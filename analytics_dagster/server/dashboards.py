@@ -55,6 +55,7 @@ _FOUND: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such tenant or dashboard."},
     503: {"description": "Too many queries are waiting, or this one took too long."},
 }
+_DATA = {status: told for status, told in _FOUND.items() if status != 303}
 _PAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/html": {"schema": {"type": "string"}}, **{kind: {} for kind in _DOCUMENTS.values()}}},
     **_FOUND,
@@ -130,7 +131,13 @@ async def dashboard(
     return _sent(request, Response(body, headers=headers, media_type=_DOCUMENTS[kind]))
 
 
-@pages.get("/static/{name}", summary="Styles and scripts of pages", response_class=Response, openapi_extra=takes(None))
+@data.get(
+    "/static/{name}",
+    summary="Styles and scripts of pages",
+    response_class=Response,
+    responses={404: {"description": "No such file."}},
+    openapi_extra=takes(None),
+)
 async def static(request: Request, name: Annotated[str, Path(max_length=80)]) -> Response:
     """The name changes with the content, so browsers keep it."""
     known = static_files().get(name)
@@ -144,7 +151,7 @@ async def static(request: Request, name: Annotated[str, Path(max_length=80)]) ->
     "/analytics/dashboard/{tenant_id}",
     summary="The data of a dashboard",
     response_class=Response,
-    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **_FOUND},
+    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **_DATA},
     openapi_extra=takes(Permission.FIGURES_READ),
 )
 async def dashboard_data(
@@ -173,7 +180,7 @@ async def dashboard_data(
     "/analytics/insights/{tenant_id}",
     summary="What changed, ranked",
     response_class=Response,
-    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **_FOUND},
+    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **_DATA},
     openapi_extra=takes(Permission.FIGURES_READ),
 )
 async def insights(
