@@ -29,13 +29,18 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 READY_SECONDS = 90
 
 
-@pytest.fixture(scope="session")
-def dagster_ui(materialized_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the UI that `analytics up` started."""
+def require_chromium() -> None:
+    """Skip without Chromium; fail where REQUIRE_BROWSER forbids the skip."""
     if CHROMIUM is None:
         if os.environ.get("REQUIRE_BROWSER"):
             pytest.fail("REQUIRE_BROWSER is set and Chromium is not installed")
         pytest.skip("Chromium is not installed")
+
+
+@pytest.fixture(scope="session")
+def dagster_ui(materialized_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the UI that `analytics up` started."""
+    require_chromium()
     home = tmp_path_factory.mktemp("browser") / ".analytics"
     shutil.copytree(materialized_home, home)
     with socket.socket() as probe, socket.socket() as second:
