@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import fcntl
 import os
 import time
@@ -24,7 +23,7 @@ from analytics_dagster.clock import SystemClock
 from analytics_dagster.errors import BusyError, RetryableError
 from analytics_dagster.ingest.points import Admission, Parsed, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
-from analytics_dagster.server.binding import allowed_hosts, is_loopback, tls_of, trusted_networks
+from analytics_dagster.server.binding import allowed_hosts, is_private, tls_of, trusted_networks
 from analytics_dagster.server.exchange import Headers
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.measures import Counts
@@ -75,8 +74,8 @@ class Service:
         self.hosts = allowed_hosts(settings, plan.host)
         self.proxies = trusted_networks(settings)
         self.debug = settings.analytics_log_level == "DEBUG"
-        # The keyless way to /metrics: nobody but this machine can ask, and no proxy speaks for others.
-        self.private = is_loopback(plan.host) and not self.proxies
+        # The keyless way to /metrics, and links that sign in.
+        self.private = is_private(settings, plan.host)
         self.tls = tls_of(settings) is not None
         self.attempts = Attempts()
         self.series = SeriesTable()
@@ -98,7 +97,7 @@ class Service:
         from analytics_dagster.tenancy.audit import Audit
         from analytics_dagster.tenancy.keys import Keys
         from analytics_dagster.tenancy.quota_gate import QuotaGate
-        from analytics_dagster.tenancy.sessions import Sessions
+        from analytics_dagster.tenancy.sessions import open_sessions
         from analytics_dagster.tenancy.tickets import Tickets
         from analytics_dagster.tenancy.usage import Usage
 
@@ -115,13 +114,7 @@ class Service:
         self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock, renewed=True)
         await self.in_thread(self.quotas.renew)
         self.directory = Directory(self.installation.tenants)
-        self.sessions = Sessions(
-            database,
-            self.clock,
-            self.keys,
-            lifetime=dt.timedelta(seconds=settings.analytics_session_lifetime),
-            idle=dt.timedelta(seconds=settings.analytics_session_idle),
-        )
+        self.sessions = open_sessions(settings, database, self.clock, self.keys)
         self.tickets = Tickets(database, self.clock)
         self.access = Access(self.keys, self.sessions, self.audit, self.directory, self.threads)
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)

@@ -29,6 +29,7 @@ from analytics_dagster.server.asking import (
 )
 from analytics_dagster.server.html import asset_answer, html_answer, render, see_other, style
 from analytics_dagster.server.signin.cookies import FORM, SESSION, drop_cookie, local_path, read_cookie, set_cookie
+from analytics_dagster.tenancy.admin_key import ONCE_PATH
 from analytics_dagster.tenancy.key_text import check_secret, key_id_of
 from analytics_dagster.tenancy.keys import KeyRefusedError
 from analytics_dagster.tenancy.roles import Permission
@@ -104,7 +105,7 @@ async def sign_in(request: Request) -> Response:
 
 
 @router.get(
-    "/signin/once/{code}",
+    f"{ONCE_PATH}/{{code}}",
     summary="Sign in by a link",
     response_class=HTMLResponse,
     responses={404: _NOT_PRIVATE},
@@ -117,7 +118,7 @@ async def once_form(request: Request, code: Annotated[str, Path(max_length=200)]
 
 
 @router.post(
-    "/signin/once",
+    ONCE_PATH,
     summary="Sign in with a link's code",
     response_class=HTMLResponse,
     status_code=303,
@@ -267,7 +268,9 @@ def _note(service: Service, exchange: Exchange, action: str, session: Session, d
 def _note_refusal(service: Service, exchange: Exchange, how: str, tried: str, error: Exception) -> None:
     reason = error.reason if isinstance(error, KeyRefusedError) else str(error)
     detail = f"by {how}: {reason}"
-    service.audit.attempt("signin", exchange.client, tenant=None, target=tried, detail=detail, request_id=exchange.request_id)
+    service.audit.attempt(
+        "signin", exchange.client, tenant=None, target=tried or how, detail=detail, request_id=exchange.request_id
+    )
 
 
 def _sentence(text: str) -> str:
