@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from analytics_dagster.clock import SystemClock
 from analytics_dagster.errors import AnalyticsError, BusyError, UserError
 from analytics_dagster.server.application import load
 from analytics_dagster.server.binding import is_loopback, is_private, require_free_port, require_safe_binding, tls_of
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.memory import give_back_freed_memory
 from analytics_dagster.server.service import COUNTS, Plan
+from analytics_dagster.server.signin.provider import open_provider
 from analytics_dagster.server.statsd import statsd_address
 from analytics_dagster.settings import Settings
 
@@ -74,6 +76,7 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
     require_safe_binding(settings, host)
     if settings.analytics_statsd:
         statsd_address(settings.analytics_statsd)
+    open_provider(settings, SystemClock())  # what is wrong with its settings is told before workers fail on it
     settings.analytics_home.mkdir(parents=True, exist_ok=True)
     with only_server(settings.analytics_home):
         address = Address(host, require_free_port(host, port), tls_of(settings) is not None)

@@ -30,6 +30,7 @@ from analytics_dagster.server.measures import Counts
 from analytics_dagster.server.memory import keep_freed_memory, tune_garbage_collection
 from analytics_dagster.server.problems import rate_headers
 from analytics_dagster.server.signin.attempts import Attempts
+from analytics_dagster.server.signin.provider import open_provider
 from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,10 +77,13 @@ class Service:
         self.debug = settings.analytics_log_level == "DEBUG"
         # The keyless way to /metrics, and links that sign in.
         self.private = is_private(settings, plan.host)
+        self.provider = open_provider(settings, self.clock)
         self.tls = tls_of(settings) is not None
         self.attempts = Attempts()
         self.series = SeriesTable()
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="work")
+        # Of its own: a provider that does not answer must not hold what requests wait for.
+        self._provider_threads = ThreadPoolExecutor(4, thread_name_prefix="provider")
         # One, so that as much memory as a large body's rows need is needed once.
         self._large_bodies = ThreadPoolExecutor(1, thread_name_prefix="large-body")
         self._statsd: tuple[asyncio.DatagramTransport, StatsdListener] | None = None
@@ -146,6 +150,7 @@ class Service:
         await self.in_thread(self._flush)
         await self.in_thread(self.audit.close)
         self._large_bodies.shutdown(wait=False, cancel_futures=True)
+        self._provider_threads.shutdown(wait=False, cancel_futures=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.place.leave()
         log.info("stopped", role=self.role)
@@ -192,6 +197,10 @@ class Service:
     async def in_thread(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Run what waits for a disk or a database off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **named))
+
+    async def ask_provider(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """Run what waits for an OpenID provider off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._provider_threads, lambda: work(*args, **named))
 
     async def _keep_limits(self) -> None:
         """By itself, so that nothing else of the house delays it. While the database is away, the limits of before hold."""

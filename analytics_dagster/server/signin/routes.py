@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -200,7 +201,7 @@ async def _begin(request: Request, begin: Callable[[], Begun], wanted: str | Non
     try:
         begun = await service.in_thread(begin)
     except (AuthenticationError, PermissionDeniedError) as error:
-        await service.in_thread(_note_refusal, service, exchange, how, tried, error)
+        await service.in_thread(note_refusal, service, exchange, how, tried, error)
         return _ask_for_key(request, wanted, 401 if isinstance(error, AuthenticationError) else 403, _sentence(str(error)))
     service.attempts.succeeded(exchange.client)
     return await welcome(request, begun, wanted, how)
@@ -219,7 +220,11 @@ async def welcome(request: Request, begun: Begun, wanted: str | None, how: str) 
 
 
 def _ask_for_key(request: Request, wanted: str | None, status: int = 200, error: str = "") -> HTMLResponse:
-    values = {"error": error, "next": local_path(wanted, ""), "provider": "", "private": service_of(request).private}
+    service, next_path = service_of(request), local_path(wanted, "")
+    values: dict[str, object] = {"error": error, "next": next_path, "private": service.private, "provider": ""}
+    if service.provider is not None:
+        # A link and no form: `form-action` would not let a form's answer lead to the provider.
+        values |= {"provider": f"/signin/oidc?{urlencode({'next': next_path})}", "provider_name": service.provider.name}
     return _page_with_form(request, "signin.html", status, **values)
 
 
@@ -265,7 +270,8 @@ def _note(service: Service, exchange: Exchange, action: str, session: Session, d
     )
 
 
-def _note_refusal(service: Service, exchange: Exchange, how: str, tried: str, error: Exception) -> None:
+def note_refusal(service: Service, exchange: Exchange, how: str, tried: str, error: Exception) -> None:
+    """Leave a row in the audit trail; equal ones are counted. `tried` is a key's id, never its text."""
     reason = error.reason if isinstance(error, KeyRefusedError) else str(error)
     detail = f"by {how}: {reason}"
     service.audit.attempt(
