@@ -132,24 +132,27 @@ class Supervisor:
             f"  automation    {self._url}/automation   schedules and sensors, all on\n"
             f"API             {self._api_url}   what it takes: {self._api_url}/docs\n"
             f"  its key       {settings.analytics_home / 'admin.key'}   a platform-admin's; `analytics key create` makes others\n"
-            f"{self._sign_in()}"
+            f"{self._dashboards()}"
             f"rules           {settings.rules_path}   edit, then materialize aggregates in the UI\n"
             f"home            {settings.analytics_home}\n"
             f"Ctrl-C stops everything.\n"
         )
 
-    def _sign_in(self) -> str:
-        """How to sign in. A link only where somebody looks on: it must not be kept in a log for the minutes that it works."""
+    def _dashboards(self) -> str:
+        """Where they are, and how to sign in. A link only where somebody looks on: no log is to hold one while it works."""
         from analytics_dagster.tenancy.admin_key import sign_in_path
         from analytics_dagster.tenancy.keys import Keys
         from analytics_dagster.tenancy.tickets import Tickets
 
-        if not self._shown or self._installation.settings.analytics_trusted_proxies:
-            return f"sign in         {self._api_url}/signin   with a key; `analytics signin` prints a link that works once\n"
+        where = f"dashboards      {self._api_url}"
+        if self._installation.settings.analytics_trusted_proxies:
+            return f"{where}/   sign in with a key\n"
+        if not self._shown:
+            return f"{where}/   sign in with a key; `analytics signin` prints a link that works once\n"
         opened = self._installation
         keys, tickets = Keys(opened.database, opened.clock), Tickets(opened.database, opened.clock)
         path = sign_in_path(opened.settings.analytics_home, keys, tickets)
-        return f"sign in         {self._api_url}{path}   works once, for ten minutes; `analytics signin` prints another\n"
+        return f"{where}{path}   signs you in once, within ten minutes; `analytics signin` prints another\n"
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True

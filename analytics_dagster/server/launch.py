@@ -175,9 +175,10 @@ def _prepare(installation: Installation, address: Address) -> str:
         key = admin_key(home, Keys(installation.database, installation.clock))
         lines.append(f"key             {key}   a platform-admin's; `analytics key create` makes others")
         lines.append(f"tenants         {', '.join(installation.tenants.active())}")
-        lines.append(f"sign in         {address.url}/signin   with a key; `analytics signin` prints a link that works once")
+        hint = "; `analytics signin` prints a link that works once" if is_private(installation.settings, address.host) else ""
+        lines.append(f"dashboards      {address.url}/   sign in with a key{hint}")
     else:
-        lines.append(f"sign in         {address.url}/signin")
+        lines.append(f"dashboards      {address.url}/")
     lines.append(f"home            {home}")
     return "\n".join(lines)
 

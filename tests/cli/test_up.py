@@ -134,7 +134,7 @@ def test_up_answers_pages_once_in_time_and_stops_at_ctrl_c(watched: Path, slack:
     assert said.count(f"Dagster UI      http://127.0.0.1:{port}") == 1
     assert said.rstrip().endswith("stopped")
     # A log must not hold a link that signs in.
-    assert f"sign in         http://127.0.0.1:{api}/signin   with a key" in said
+    assert f"dashboards      http://127.0.0.1:{api}/   sign in with a key" in said
     assert "/signin/once/" not in said
     assert "Traceback" not in said
     for tenant in TENANTS:

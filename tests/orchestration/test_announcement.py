@@ -17,7 +17,7 @@ def test_a_terminal_gets_a_link_that_signs_in_and_a_log_does_not(home: Path) -> 
     opened = open_installation(Settings.from_environment(home), create=True)
     in_log = Supervisor(opened, 3_000, 8_000, shown=False).announcement()
     on_terminal = Supervisor(opened, 3_000, 8_000, shown=True).announcement()
-    assert "http://127.0.0.1:8000/signin " in in_log
+    assert "http://127.0.0.1:8000/   sign in with a key" in in_log
     assert "/signin/once/" not in in_log
     [code] = re.findall(r"http://127\.0\.0\.1:8000/signin/once/(\S+)", on_terminal)
     ticket = Tickets(opened.database, opened.clock).take(TicketKind.ONCE, code)

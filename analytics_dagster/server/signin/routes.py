@@ -48,7 +48,7 @@ router = APIRouter(route_class=PageRoute)
 assets = APIRouter(route_class=GuardedRoute)
 
 ACCOUNT = "/account"
-LANDING = ACCOUNT
+LANDING = "/"
 """Where somebody is who signed in without having asked for a page."""
 
 _RANDOM_BYTES = 32
