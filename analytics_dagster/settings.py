@@ -110,6 +110,20 @@ class Settings(BaseSettings):
         7_200, ge=60, le=2_592_000, description="Seconds without a request after which a person has to sign in again."
     )
 
+    analytics_oidc_issuer: str | None = Field(
+        None, description="OpenID provider that people may sign in through, for example https://id.example.com. Empty: keys only."
+    )
+    analytics_oidc_client_id: str | None = Field(None, description="What the provider knows this server as.")
+    analytics_oidc_client_secret: SecretStr | None = Field(
+        None, description="The client's secret at the provider. Empty: a public client, which PKCE alone protects."
+    )
+    analytics_oidc_scopes: str = Field(
+        "openid profile email", description="What the provider is asked to tell, separated by spaces; some need `groups`."
+    )
+    analytics_oidc_roles: Path | None = Field(
+        None, description="YAML file that says which groups of the provider get which role and tenants. Who is in none stays out."
+    )
+
     # quotas, unless `analytics tenant quota` set a tenant's own
     analytics_quota_points_per_second: int = Field(
         0, ge=0, description="Points a second that a tenant may send, on average; 0: no limit."

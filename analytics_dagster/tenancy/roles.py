@@ -105,6 +105,9 @@ VERBS: Mapping[str, Permission] = {
     "key create": Permission.KEYS_MANAGE,
     "key list": Permission.KEYS_READ,
     "key revoke": Permission.KEYS_MANAGE,
+    "signin": Permission.PLATFORM_RUN,
+    "session list": Permission.KEYS_READ,
+    "session revoke": Permission.KEYS_MANAGE,
     "audit": Permission.AUDIT_READ,
     "doctor": Permission.STATUS_READ,
 }
