@@ -71,6 +71,7 @@ class Service:
         self.plan = plan
         self.settings = settings
         self.clock = SystemClock()
+        self._pages_expected = False
         self.body_limit = settings.analytics_max_body_bytes
         self.hosts = allowed_hosts(settings, plan.host)
         self.proxies = trusted_networks(settings)
@@ -190,6 +191,16 @@ class Service:
         """Parse a body that the event loop must not wait for; one at a time."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._large_bodies, parse, self._large_body_readers, self.admission(scope))
+
+    def expect_pages(self) -> None:
+        """Somebody looks at pages: load what draws them (2 s), before the first picture is asked for. Servers that only take rows
+        never do, and are the smaller for it.
+        """
+        if not self._pages_expected:
+            from analytics_dagster.dashboards.pages import warm
+
+            self._pages_expected = True
+            self._tasks.append(asyncio.create_task(self.in_thread(warm)))
 
     async def write_counts(self) -> None:
         await self.in_thread(self.counts.write, self.counts.encoded())
