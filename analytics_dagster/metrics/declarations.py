@@ -150,6 +150,33 @@ class MeasureFigure:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """Formula leaf: of the ids that `base` counts on a day, those that `converted` counts within the `window` days that begin
+    with it; with `rate` their share. `entity` is what the ids are of. `conversion.py` says how.
+    """
+
+    base: str
+    converted: str
+    entity: str
+    window: int
+    rate: bool
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Formula leaf: of the ids that `measure` counts for the first time in `new_after` days, those that it counts again in period
+    `period` after that day; with `rate` their share. A period is `length` days. `period` None: all of them, the cohort's size.
+    `retention.py` says how.
+    """
+
+    measure: str
+    period: int | None
+    length: int
+    new_after: int
+    rate: bool
+
+
+@dataclass(frozen=True)
 class PerSecond:
     """Formula: a figure divided by the seconds of its bucket."""
 
@@ -172,22 +199,37 @@ class Derived:
     inputs: tuple[tuple[str, Formula], ...]
 
 
-Formula = MeasureFigure | PerSecond | Ratio | Derived
+Ahead = Conversion | Retention
+"""Formula leaves that look at the days after their own, and have no figure until those are there."""
+Leaf = MeasureFigure | Ahead
+Formula = Leaf | PerSecond | Ratio | Derived
+
+
+def figures(formula: Formula) -> Iterator[Leaf]:
+    """All figures that a formula is made of, in reading order, repeats included."""
+    match formula:
+        case MeasureFigure() | Conversion() | Retention():
+            yield formula
+        case PerSecond(figure):
+            yield from figures(figure)
+        case Ratio(numerator, denominator):
+            yield from figures(numerator)
+            yield from figures(denominator)
+        case Derived(_, inputs):
+            for _, inner in inputs:
+                yield from figures(inner)
 
 
 def leaves(formula: Formula) -> Iterator[MeasureFigure]:
-    """All measures that a formula reads, in reading order, repeats included."""
-    match formula:
-        case MeasureFigure():
-            yield formula
-        case PerSecond(figure):
-            yield from leaves(figure)
-        case Ratio(numerator, denominator):
-            yield from leaves(numerator)
-            yield from leaves(denominator)
-        case Derived(_, inputs):
-            for _, inner in inputs:
-                yield from leaves(inner)
+    """All measures that a formula reads, in reading order, repeats included; of what looks ahead, those that it counts by."""
+    for leaf in figures(formula):
+        match leaf:
+            case MeasureFigure():
+                yield leaf
+            case Conversion(base, converted):
+                yield from (MeasureFigure(base), MeasureFigure(converted))
+            case Retention(measure):
+                yield MeasureFigure(measure)
 
 
 @dataclass(frozen=True)
@@ -213,10 +255,14 @@ class Metric:
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, ratio or derived."""
+        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention is ours."""
         match self.formula:
             case MeasureFigure(window=int()):
                 return "cumulative"
+            case Conversion():
+                return "conversion"
+            case Retention():
+                return "retention"
             case MeasureFigure() | PerSecond():
                 return "simple"
             case Ratio():

@@ -21,6 +21,7 @@ from analytics_dagster.metrics.declarations import (
     HOURS_AND_DAYS,
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Dimension,
     Entity,
@@ -31,17 +32,19 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     Origin,
     Ratio,
+    Retention,
     did_you_mean,
     leaves,
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
+from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.states import state_columns
 
 BUILT_IN = Path(__file__).parent / "catalogue"
-RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity"})
-"""Names that a dimension may not have: columns of answers, and labels that alerts set themselves."""
+RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity", PERIOD})
+"""Names that a dimension may not have: columns of answers, what retention is split by, and labels that alerts set themselves."""
 
 T = TypeVar("T")
 
@@ -102,6 +105,7 @@ class _Resolver:
     def __init__(self, files: list[_Declared]) -> None:
         self._files = files
         self._measures: dict[str, tuple[str, Measure]] = {}
+        self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
 
@@ -123,6 +127,7 @@ class _Resolver:
                     if measure.name in self._measures:
                         raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
                     self._measures[measure.name] = (family.name, measure)
+                self._entities.update({(family.name, entity.name): entity for entity in family.entities})
                 families.append(family)
         return families
 
@@ -157,7 +162,7 @@ class _Resolver:
             synonyms=form.synonyms,
             time=form.time,
             kpi=form.kpi,
-            integer=isinstance(formula, MeasureFigure) and used[0][1].integer,
+            integer=_whole(formula, used[0][1]),
             apart_by=tuple(apart),
             origin=origin,
         )
@@ -175,6 +180,10 @@ class _Resolver:
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.CumulativeForm():
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.ConversionForm():
+                made = self._conversion(form, declared.origin("metrics", index, "type_params", "conversion_type_params"))
+            case forms.RetentionForm():
+                made = self._retention(form, declared.origin("metrics", index, "type_params", "retention_type_params"))
             case forms.RatioForm():
                 inner = (*path, name)
                 numerator = self._figure(form.type_params.numerator, inner, where)
@@ -186,9 +195,7 @@ class _Resolver:
 
     def _simple(self, form: forms.SimpleForm, where: Origin) -> MeasureFigure:
         params = form.type_params
-        if params.measure not in self._measures:
-            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
-        distribution = self._measures[params.measure][1].aggregation is Aggregation.PERCENTILE
+        distribution = self._measure(params.measure, where).aggregation is Aggregation.PERCENTILE
         if distribution and params.percentile is None:
             raise DeclarationError(f"{where}: measure {params.measure!r} is a distribution; add percentile, for example 0.95")
         if not distribution and params.percentile is not None:
@@ -199,15 +206,51 @@ class _Resolver:
 
     def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> MeasureFigure:
         params = form.type_params
-        if params.measure not in self._measures:
-            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
-        aggregation = self._measures[params.measure][1].aggregation
+        aggregation = self._measure(params.measure, where).aggregation
         if aggregation not in ROLLING:
             raise DeclarationError(
                 f"{where}: measure {params.measure!r} is {aggregation}, which has no figure over a window; "
                 f"these have: {', '.join(sorted(ROLLING))}"
             )
-        return MeasureFigure(params.measure, window=params.cumulative_type_params.days)
+        return MeasureFigure(params.measure, window=forms.days_of(params.cumulative_type_params.window))
+
+    def _conversion(self, form: forms.ConversionForm, where: Origin) -> Conversion:
+        params = form.type_params.conversion_type_params
+        for name in (params.base_measure.name, params.conversion_measure.name):
+            measure, family = self._distinct(name, where), self._measures[name][0]
+            entity = self._entities.get((family, params.entity))
+            if entity is None:
+                known = [of for at, of in self._entities if at == family]
+                near = did_you_mean(params.entity, known)
+                raise DeclarationError(f"{where}: semantic model {family} has no entity {params.entity!r}{near}")
+            if entity.expr not in measure.expr:
+                raise DeclarationError(
+                    f"{where}: measure {name!r} counts {measure.expr}, in which there is no {params.entity} ({entity.expr})"
+                )
+        rate, days = params.calculation == "conversion_rate", forms.days_of(params.window)
+        return Conversion(params.base_measure.name, params.conversion_measure.name, params.entity, days, rate)
+
+    def _retention(self, form: forms.RetentionForm, where: Origin) -> Retention:
+        params, measure = form.type_params.retention_type_params, form.type_params.measure
+        self._distinct(measure, where)
+        if (params.period is None) != (params.calculation == "cohort_size"):
+            remedy = "remove period" if params.period is not None else "add period, for example 7"
+            raise DeclarationError(f"{where}: calculation {params.calculation} of a cohort: {remedy}")
+        rate = params.calculation == "retention_rate"
+        return Retention(measure, params.period, forms.days_of(params.window), forms.days_of(params.new_after), rate)
+
+    def _distinct(self, name: str, where: Origin) -> Measure:
+        measure = self._measure(name, where)
+        if measure.aggregation is not Aggregation.COUNT_DISTINCT:
+            raise DeclarationError(
+                f"{where}: measure {name!r} is {measure.aggregation}, which keeps no ids; name one with agg: count_distinct"
+            )
+        return measure
+
+    def _measure(self, name: str, where: Origin) -> Measure:
+        if name not in self._measures:
+            raise DeclarationError(f"{where}: no measure {name!r}{did_you_mean(name, self._measures)}")
+        return self._measures[name][1]
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
         figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]
@@ -229,6 +272,17 @@ class _Resolver:
                 f"{where}: {name!r} is a distribution; declare a simple metric with a percentile and name that"
             )
         return MeasureFigure(name)
+
+
+def _whole(formula: Formula, first: Measure) -> bool:
+    """Whether a figure is always a whole number; `first` is the first measure that it reads."""
+    match formula:
+        case MeasureFigure():
+            return first.integer
+        case Conversion() | Retention():
+            return not formula.rate
+        case _:
+            return False
 
 
 def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> Family:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from analytics_dagster.metrics.declarations import (
     Catalogue,
+    Conversion,
     Derived,
     Direction,
     Family,
@@ -14,6 +15,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
 )
 from analytics_dagster.metrics.load import load_catalogue
 
@@ -61,6 +63,15 @@ def formula_text(formula: Formula, family: Family) -> str:
                 return f"{family.measure(measure).aggregation}({measure}) over {window} days"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
+        case Conversion(base, converted, entity, window, rate):
+            share = f" / {base}" if rate else ""
+            return f"{entity}s of {base} with {converted} within {window} days{share}"
+        case Retention(measure, period, length, new_after, rate):
+            cohort = f"new in {measure} (not there for {new_after} days)"
+            if period is None:
+                return cohort
+            when = f"day {period}" if length == 1 else f"days {period * length} to {(period + 1) * length - 1}"
+            return f"of those {cohort}, {'the share' if rate else 'those'} there on {when} after"
         case PerSecond(figure):
             return f"{formula_text(figure, family)} / seconds"
         case Ratio(numerator, denominator):

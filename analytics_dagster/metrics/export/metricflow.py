@@ -16,6 +16,7 @@ from analytics_dagster.errors import UserError
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Entity,
     Family,
@@ -26,6 +27,7 @@ from analytics_dagster.metrics.declarations import (
     Origin,
     PerSecond,
     Ratio,
+    Retention,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
@@ -218,6 +220,17 @@ class MetricFlow:
                 named = [(name, self._reference(inner, name)) for name, inner in inputs]
                 metrics = [{"name": metric} | ({"alias": name} if name != metric else {}) for name, metric in named]
                 return "derived", {"expr": self._sql(expr), "metrics": metrics}
+            case Conversion(base, converted, entity, window, rate):
+                within = {
+                    "entity": entity,
+                    "calculation": "conversion_rate" if rate else "conversions",
+                    "base_measure": {"name": self._measures[MeasureFigure(base)]},
+                    "conversion_measure": {"name": self._measures[MeasureFigure(converted)]},
+                    "window": f"{window} day{'s' if window > 1 else ''}",
+                }
+                return "conversion", {"conversion_type_params": within}
+            case Retention():
+                raise ValueError("retention has no counterpart and is left out")
             case PerSecond():
                 raise ValueError("a rate per second has no counterpart and is left out")
 

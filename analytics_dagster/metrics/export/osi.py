@@ -16,6 +16,7 @@ from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Entity,
     Family,
@@ -25,6 +26,8 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
+    figures,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
@@ -143,6 +146,8 @@ class _Dataset:
                 plain = (exp.AggFunc, exp.WithinGroup)
                 closed = {name: tree if isinstance(tree, plain) else exp.paren(tree) for name, tree in names.items()}
                 return rewritten(expr, self._parameters, closed)
+            case Conversion() | Retention():
+                raise ValueError("what looks at later days has no expression and is left out")
             case PerSecond():
                 raise ValueError("a rate per second has no counterpart and is left out")
 
@@ -201,6 +206,8 @@ def _left_out(catalogue: Catalogue) -> list[LeftOut]:
 def _metric_left_out(metric: Metric, family: Family) -> LeftOut | None:
     if windows := [leaf.window for leaf in leaves(metric.formula) if leaf.window is not None]:
         return LeftOut("metric", metric.name, f"a figure over {max(windows)} days has no expression there")
+    if any(isinstance(leaf, Conversion) for leaf in figures(metric.formula)):
+        return LeftOut("metric", metric.name, "who went on from one event to another has no expression there")
     return left_out.metric_without_counterpart(metric, family)
 
 
