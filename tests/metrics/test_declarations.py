@@ -158,7 +158,7 @@ WRONG = {
     "twice the same key": ("metrics: []\n\nmetrics: []\n", r":3: the key 'metrics' stands here and on line 1"),
     "unknown key": ("metrics:\n  - name: m\n    unt: x\n    type: simple\n", r":3: unknown key 'unt'; did you mean 'unit'"),
     "missing key": (METRIC + "    type: simple\n", r":2: 'type_params' is missing"),
-    "unknown type": (METRIC + "    type: conversion\n    type_params: {}\n", r":2: .*'conversion'"),
+    "unknown type": (METRIC + "    type: funnel\n    type_params: {}\n", r":2: .*'funnel'"),
     "bad name": (
         METRIC.replace("name: m", "name: My-Metric") + "    type: simple\n    type_params: {measure: plays}\n",
         r":2: name 'My-Metric' is not a name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from typing import TYPE_CHECKING
 
@@ -128,17 +129,63 @@ ROLLING = {
     "monthly_revenue": 2_498,
 }
 SHARES_OF_ROLLING = {"stickiness": 3 / 3, "revenue_per_payer": 2_498 / 2}
+# What looks at later days: of the first of January 2026, by the rows in `later_days`.
+LATER = {
+    "new_listeners": 4,
+    "day_1_retention": 2 / 4,  # ann and bob
+    "day_7_retention": 1 / 4,  # ann
+    "week_4_retention": 2 / 4,  # cem on day 28 and bob on day 34
+    "week_12_retention": 1 / 4,  # ann on day 84; cem was there a day before
+    "trial_conversion": 2 / 3,  # ann at once and bob on the last of the 30 days; cem was a day late
+    "free_to_premium_conversion": 1 / 4,  # eve on the last of the 28 days; fay was a day late
+    "conversions_within_28_days": 1,
+}
 WITHIN_ONE_PERCENT = {"api_p50_latency": 40, "api_p95_latency": 80, "api_p99_latency": 80}
 
 
 def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
-    assert {m.name for m in catalogue.metrics} == set(BY_HAND) | set(ROLLING) | set(SHARES_OF_ROLLING) | set(WITHIN_ONE_PERCENT)
+    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, WITHIN_ONE_PERCENT)
+    assert sorted(m.name for m in catalogue.metrics) == sorted(name for part in parts for name in part)
 
 
 def test_every_metric_gives_what_was_computed_by_hand(all_sources: Figures) -> None:
     by_hand = BY_HAND | ROLLING | SHARES_OF_ROLLING
     given = {name: all_sources.value(name) for name in by_hand}
     assert given == {name: pytest.approx(value, rel=1e-12) for name, value in by_hand.items()}
+
+
+@pytest.fixture
+def later_days(figures: Figures) -> Figures:
+    """Listeners and subscriptions that begin on the first of January, and what they do on the n-th day after it."""
+    first = dt.date(2026, 1, 1)
+    plays = {0: ["ann", "bob", "cem", "dan"], 1: ["ann", "bob"], 7: ["ann"], 28: ["cem"], 34: ["bob"], 83: ["cem"], 84: ["ann"]}
+    figures.write(
+        "plays",
+        [
+            {"ts": f"{first + dt.timedelta(days=d)} 10:00", "listener_id": who}
+            for d in sorted({**plays, 90: []})
+            for who in plays.get(d, [None])
+        ],
+    )
+    events = [(0, who, "trial") for who in ("ann", "bob", "cem")] + [(0, who, "signup") for who in ("eve", "fay", "gus", "hal")]
+    events += [
+        (0, "ann", "upgrade"),
+        (27, "eve", "upgrade"),
+        (28, "fay", "upgrade"),
+        (29, "bob", "upgrade"),
+        (30, "cem", "upgrade"),
+    ]
+    figures.write(
+        "subscriptions",
+        [{"ts": f"{first + dt.timedelta(days=d)} 10:00", "listener_id": who, "event": event} for d, who, event in events],
+    )
+    return figures
+
+
+def test_every_metric_that_looks_ahead_gives_what_was_computed_by_hand(later_days: Figures) -> None:
+    first = dt.date(2026, 1, 1)
+    given = {name: later_days.value(name, first=first, last=first) for name in LATER}
+    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in LATER.items()}
 
 
 @pytest.mark.parametrize("name", WITHIN_ONE_PERCENT)
