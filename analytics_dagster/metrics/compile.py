@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from analytics_dagster.lake.compute import identifier as q
+from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
+from analytics_dagster.metrics.sessions import session_rows
 
 SOURCE = "source"
 FINER = "finer"
@@ -47,7 +49,7 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     """
     wanted = tuple(measures)
     keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
-    relation = SOURCE
+    relation = f"({_sessions(family, wanted)})" if family.sessions else SOURCE
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
@@ -96,6 +98,16 @@ def with_joined(parts: dict[str, str], first: str, keys: Iterable[str], columns:
         if name.startswith("of_")
     )
     return f"WITH {ctes} SELECT {', '.join(columns)} FROM {first}{joins}"
+
+
+def _sessions(family: Family, measures: Iterable[Measure]) -> str:
+    """The sessions in `source`, with the columns that the dimensions and these measures read."""
+    from analytics_dagster.metrics.expressions import scalar
+
+    assert family.sessions is not None
+    snippets = [*(d.expr for d in family.dimensions), *(m.expr for m in measures)]
+    columns = [name for snippet in snippets for name in scalar(snippet, family.rows).columns]
+    return session_rows(family.sessions, BY_NAME[family.source], columns, SOURCE)
 
 
 def _bucket(grain: Grain) -> str:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError
-from analytics_dagster.lake.schemas import TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.metrics.sessions import Sessions, session_table
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.compile import FamilyQueries
@@ -288,6 +289,14 @@ class Family:
     metrics: tuple[Metric, ...]
     origin: Origin
     grains: tuple[Grain, ...] = HOURS_AND_DAYS
+    sessions: Sessions | None = None
+    """What makes sessions of the source rows, where it is sessions that are measured."""
+
+    @property
+    def rows(self) -> TableSchema:
+        """What expressions are over: the source table, or sessions of its rows."""
+        source = BY_NAME[self.source]
+        return session_table(source) if self.sessions else source
 
     @property
     def asset(self) -> str:

@@ -1,9 +1,9 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
-conversion, ratio, derived). What MetricFlow does not have: a model's and metric's `owner`; a metric's `unit`, `direction`,
-`synonyms`, `time`, `kpi`; the type `retention`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so
-that several quantiles share one distribution.
+conversion, ratio, derived). What MetricFlow does not have: a model's `owner` and `sessions`; a metric's `owner`, `unit`,
+`direction`, `synonyms`, `time`, `kpi`; the type `retention`; the aggregations `last` and `increase`; and a `percentile` beside
+the measure, so that several quantiles share one distribution.
 """
 
 from __future__ import annotations
@@ -63,6 +63,13 @@ class DefaultsForm(_Form):
     time_granularity: Literal["minute", "hour"] = "hour"
 
 
+class SessionsForm(_Form):
+    """Sessions of an entity are measured, not rows. `lasts_ms` is how long a row lasts, in milliseconds."""
+
+    entity: Name
+    lasts_ms: Text
+
+
 class SemanticModelForm(_Form):
     """A source table and what is measured over it."""
 
@@ -71,6 +78,7 @@ class SemanticModelForm(_Form):
     model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
     owner: Text
     defaults: DefaultsForm = DefaultsForm()
+    sessions: SessionsForm | None = None
     entities: tuple[EntityForm, ...] = ()
     dimensions: tuple[DimensionForm, ...] = ()
     measures: Annotated[tuple[MeasureForm, ...], Field(min_length=1)]
@@ -225,7 +233,7 @@ class FileForm(_Form):
 KEYS = frozenset(
     key
     for form in (
-        FileForm, SemanticModelForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
+        FileForm, SemanticModelForm, SessionsForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
         SimpleForm, SimpleParams, CumulativeParams, WindowParams, ConversionParams, WithinParams, NamedMeasure,
         RetentionParams, CohortParams, RatioParams, DerivedParams,
     )

@@ -40,6 +40,7 @@ from analytics_dagster.metrics.documents import Document, Location, read_documen
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
 from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
+from analytics_dagster.metrics.sessions import Sessions, session_table
 from analytics_dagster.metrics.states import state_columns
 
 BUILT_IN = Path(__file__).parent / "catalogue"
@@ -298,6 +299,8 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     for n, entity in enumerate(model.entities):
         snippet = _snippet(declared, (*at, "entities", n), entity.expr or entity.name, source)
         entities.append(Entity(entity.name, entity.type, snippet.sql, entity.description.strip()))
+    sessions = _sessions(declared, at, model, entities, source)
+    source = session_table(source) if sessions else source
     dimensions = []
     for n, dimension in enumerate(model.dimensions):
         where = declared.origin(*at, "dimensions", n, "name")
@@ -318,8 +321,28 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS,
+        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS, sessions,
     )  # fmt: skip
+
+
+def _sessions(
+    declared: _Declared, at: Location, model: forms.SemanticModelForm, entities: Iterable[Entity], source: TableSchema
+) -> Sessions | None:
+    if model.sessions is None:
+        return None
+    where = declared.origin(*at, "sessions", "entity")
+    by_name = {entity.name: entity for entity in entities}
+    entity = by_name.get(model.sessions.entity)
+    if entity is None:
+        near = did_you_mean(model.sessions.entity, by_name)
+        raise DeclarationError(f"{where}: no entity {model.sessions.entity!r} in this semantic model{near}")
+    if model.defaults.time_granularity == "minute":
+        raise DeclarationError(f"{where}: sessions are kept by the hour; remove time_granularity: minute")
+    place = (*at, "sessions", "lasts_ms")
+    lasts = _at(declared.origin(*place), lambda: scalar(model.sessions.lasts_ms, source) if model.sessions else None)
+    if lasts is None or not pa.types.is_integer(lasts.type):
+        raise DeclarationError(f"{declared.origin(*place)}: {model.sessions.lasts_ms!r} is no whole number of milliseconds")
+    return Sessions(entity.expr, lasts.sql, tuple(sorted({*scalar(entity.expr, source).columns, *lasts.columns})))
 
 
 def _measure(

@@ -90,7 +90,8 @@ def _family(family: Family) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
     tables = f"{', '.join(finer)} and {day}"
-    yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
+    of = f"sessions of `raw/{family.source}`" if family.sessions else f"`raw/{family.source}`"
+    yield f"{family.description} From {of} into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)
     yield "\n| measure | aggregation of | |\n|---|---|---|"

@@ -18,14 +18,13 @@ import yaml
 
 from analytics_dagster.cli import main
 from analytics_dagster.errors import UserError
-from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import Catalogue, MeasureFigure, Retention, figures
 from analytics_dagster.metrics.export import ExportFormat, export_text
 from analytics_dagster.metrics.export.dialects import ansi_sql, databricks_sql, duckdb_sql, rewritten
 from analytics_dagster.metrics.load import load_catalogue
 
 Declare = Callable[[str], Path]
-PARAMETERS = {"stream_ms": 30_000}
+PARAMETERS = {"stream_ms": 30_000, "session_gap_ms": 1_800_000}
 
 SMALL = """\
 semantic_models:
@@ -206,8 +205,13 @@ class TestMetricFlow:
         declared = {m.name for m in catalogue.metrics} - kept
         assert {m["name"] for m in document["metrics"] if "helper" not in m["config"]["meta"]} == declared
         measures = {m["name"] for model in document["semantic_models"] for m in model["measures"]}
-        plain = {m.name for f in catalogue.families for m in f.measures} - told(text, "measure") - {"api_latency_ms"}
-        assert measures == plain | {f"api_latency_ms_p{n}" for n in (50, 95, 99)}
+        plain = (
+            {m.name for f in catalogue.families for m in f.measures}
+            - told(text, "measure")
+            - {"api_latency_ms", "session_spread"}
+        )
+        spread = {f"api_latency_ms_p{n}" for n in (50, 95, 99)} | {f"session_spread_p{n}" for n in (50, 95)}
+        assert measures == plain | spread
 
     def test_every_name_resolves_and_is_one_that_metricflow_takes(self, catalogue: Catalogue) -> None:
         _, document = exported(catalogue, ExportFormat.METRICFLOW)
@@ -351,8 +355,8 @@ def metricflow_snippets(document: Any) -> Iterator[tuple[str, str]]:
 def test_every_exported_snippet_is_one_that_duckdb_runs_over_its_source(catalogue: Catalogue) -> None:
     _, document = exported(catalogue, ExportFormat.METRICFLOW)
     with duckdb.connect() as connection:
-        for source in {family.source for family in catalogue.families}:
-            connection.register(source, BY_NAME[source].arrow.empty_table())
+        for family in catalogue.families:
+            connection.register(family.name if family.sessions else family.source, family.rows.arrow.empty_table())
         for source, snippet in metricflow_snippets(document):
             connection.execute(f"SELECT {snippet} FROM {source}").fetchall()
 
@@ -378,7 +382,7 @@ def test_the_verb_writes_own_declarations_too_with_the_threshold_of_the_settings
     home = ("--home", str(tmp_path / "home"))
     status, out, err = run(capfd, "metrics", "export", *home)
     assert (status, err) == (0, "")
-    assert out == export_text(load_catalogue(tmp_path), ExportFormat.METRICFLOW, {"stream_ms": 45_000})
+    assert out == export_text(load_catalogue(tmp_path), ExportFormat.METRICFLOW, PARAMETERS | {"stream_ms": 45_000})
     assert "amount_minor >= 45000" in out
     target = tmp_path / "out.yaml"
     status, out, err = run(capfd, "metrics", "export", "--format", "osi", "-o", str(target), *home)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from analytics_dagster.errors import UserError
+from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
@@ -33,10 +34,13 @@ from analytics_dagster.metrics.declarations import (
 from analytics_dagster.metrics.export import left_out
 from analytics_dagster.metrics.export.dialects import duckdb_sql, rewritten
 from analytics_dagster.metrics.export.left_out import LeftOut
+from analytics_dagster.metrics.lineage import columns_read
+from analytics_dagster.metrics.sessions import session_rows
 
 _HEAD = (
     "Semantic models and metrics for MetricFlow (dbt). Written by `analytics metrics export`; expressions are DuckDB's SQL.",
-    "Each ref is a dbt model with the rows of the raw table of that name, of one tenant.",
+    "Each ref is a dbt model with the rows of the raw table of that name, of one tenant; for a semantic model of sessions it is",
+    "the SQL in its config.meta.rows.",
 )
 # UniqueAndValidNameRule of dbt-semantic-interfaces.
 _NAME = re.compile(r"[a-z]((?!__)[a-z0-9_])*[a-z0-9]")
@@ -128,7 +132,7 @@ class MetricFlow:
         model: dict[str, Any] = {
             "name": _check(family.name, family.origin),
             "description": family.description,
-            "model": f"ref('{family.source}')",
+            "model": f"ref('{family.name if family.sessions else family.source}')",
             "defaults": {"agg_time_dimension": "ts"},
         }
         if all(e.type != "primary" for e in family.entities):
@@ -143,9 +147,21 @@ class MetricFlow:
         model["dimensions"] = [time | {"type_params": {"time_granularity": family.grains[0].value}}, *dimensions]
         model["measures"] = [m for measure in family.measures for m in self._measure(family, measure)]
         meta: dict[str, Any] = {"owner": family.owner}
+        if family.sessions:
+            meta["rows"] = self._session_rows(family)
         if missing := self._measures_left_out(family):
             meta["left_out"] = {part.name: part.reason for part in missing}
         return model | {"config": {"meta": meta}}
+
+    def _session_rows(self, family: Family) -> str:
+        """The SQL of the dbt model that a semantic model of sessions refers to."""
+        columns = [c.strip('"') for c in (*(e.expr for e in family.entities), *(d.expr for d in family.dimensions))]
+        columns += [name for measure in family.measures for name in columns_read(measure.expr, family)]
+        assert family.sessions is not None
+        sql = session_rows(family.sessions, BY_NAME[family.source], columns, f"{{{{ ref('{family.source}') }}}}")
+        for name, value in self._parameters.items():
+            sql = sql.replace(f"${name}", str(value))
+        return sql
 
     def _entity(self, entity: Entity) -> dict[str, Any]:
         return {"name": entity.name, "description": entity.description, "type": entity.type, "expr": self._sql(entity.expr)}

@@ -90,7 +90,8 @@ class _Dataset:
         source = BY_NAME[self._family.source]
         return {
             "name": self._family.name,
-            "source": source.path.replace("/", "."),
+            # A dataset of sessions is made from the raw table, and is none itself.
+            "source": f"sessions.{self._family.name}" if self._family.sessions else source.path.replace("/", "."),
             "primary_key": [source.key],
             "description": self._family.description,
             "fields": list(self._fields()),
