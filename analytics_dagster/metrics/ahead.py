@@ -70,7 +70,7 @@ def days_after(formula: Formula) -> int:
 def _before(leaf: MeasureFigure | Ahead) -> int:
     match leaf:
         case MeasureFigure():
-            return (leaf.window or 1) - 1
+            return (leaf.window or 1) - 1 + leaf.offset
         case Retention():
             return leaf.new_after
         case Conversion():

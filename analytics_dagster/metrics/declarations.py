@@ -141,13 +141,14 @@ class MeasureFigure:
     """Formula leaf: the figure of one merged measure.
 
     `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
-    the figure over so many days, of which the bucket's is the last.
+    the figure over so many days, of which the bucket's is the last, or `offset` days before it.
     """
 
     measure: str
     percentile: float | None = None
     newest: bool = False
     window: int | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -158,11 +158,19 @@ class RatioParams(_Form):
     denominator: Name
 
 
+class InputForm(_Form):
+    """A metric as it was so many days or weeks before, under a name for the formula."""
+
+    name: Name
+    offset_window: Span
+    alias: Name
+
+
 class DerivedParams(_Form):
-    """Arithmetic over metrics and measures; `metrics` may list those that it names."""
+    """Arithmetic over metrics and measures; `metrics` may list those that it names, and lists those of days before."""
 
     expr: Text
-    metrics: tuple[Name, ...] | None = None
+    metrics: tuple[Name | InputForm, ...] | None = None
 
 
 class _MetricForm(_Form):
@@ -235,7 +243,7 @@ KEYS = frozenset(
     for form in (
         FileForm, SemanticModelForm, SessionsForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
         SimpleForm, SimpleParams, CumulativeParams, WindowParams, ConversionParams, WithinParams, NamedMeasure,
-        RetentionParams, CohortParams, RatioParams, DerivedParams,
+        RetentionParams, CohortParams, RatioParams, InputForm, DerivedParams,
     )
     for key in form.model_fields
 )  # fmt: skip

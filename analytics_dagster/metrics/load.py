@@ -255,11 +255,22 @@ class _Resolver:
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
         figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]
-        names = _at(where, lambda: arithmetic(form.type_params.expr, figures))
-        listed = form.type_params.metrics
-        if listed is not None and set(listed) != set(names):
-            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(listed)}")
-        return Derived(form.type_params.expr, tuple((n, self._figure(n, (*path, form.name), where)) for n in names))
+        listed = form.type_params.metrics or ()
+        before = {one.alias: one for one in listed if isinstance(one, forms.InputForm)}
+        names = _at(where, lambda: arithmetic(form.type_params.expr, [*figures, *before]))
+        aliases = [one.alias if isinstance(one, forms.InputForm) else one for one in listed]
+        if listed and set(aliases) != set(names):
+            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(aliases)}")
+        inner = (*path, form.name)
+        made = [(n, self._before(before[n], inner, where) if n in before else self._figure(n, inner, where)) for n in names]
+        return Derived(form.type_params.expr, tuple(made))
+
+    def _before(self, form: forms.InputForm, path: tuple[str, ...], where: Origin) -> MeasureFigure:
+        """A figure over a window, as it was some days ago."""
+        figure = self._figure(form.name, path, where)
+        if not isinstance(figure, MeasureFigure) or figure.window is None:
+            raise DeclarationError(f"{where}: offset_window is for a cumulative metric, which {form.name!r} is not")
+        return replace(figure, offset=forms.days_of(form.offset_window))
 
     def _figure(self, name: str, path: tuple[str, ...], where: Origin) -> Formula:
         """A metric, else a measure of that name. A metric's own name within its formula means the measure."""

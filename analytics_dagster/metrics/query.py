@@ -270,15 +270,23 @@ class _Plan:
         ]
         if not rolling:
             return {}
-        parts = {REACHING: self._keyed(Grain.DAY, keys, measures), "days": span(REACHING)}
+        parts = {REACHING: self._keyed(Grain.DAY, keys, measures), "days": span(REACHING, self._last_day())}
         by = ", ".join([self._bucket(self.grain), *keys])
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
             rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days")
+            if leaf.offset:
+                rolled = f"SELECT * REPLACE (ts + INTERVAL {leaf.offset} DAY AS ts) FROM ({rolled})"
+                rolled = f"SELECT * FROM ({rolled}) WHERE ts <= (SELECT max(ts) FROM days)"
             told = f"SELECT * FROM ({rolled}) WHERE {self.range.condition()}"
             parts[_alias(leaf)] = f"SELECT {named}, arg_max(figure, ts) AS figure FROM ({told}) GROUP BY {by}"
         return parts
+
+    def _last_day(self) -> str:
+        """SQL for the last day of the range that the table has: a segment without rows on it has its windows all the same."""
+        end = self.range.end
+        return self.newest if end is None else f"least({self.newest}, TIMESTAMPTZ '{end.isoformat()}' - INTERVAL 1 MICROSECOND)"
 
     def _ahead(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
         """The common tables of what looks at later days, and those that they need."""
@@ -352,7 +360,7 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
         stored = grain if grain in family.grains else Grain.DAY
         read = reaching(wanted, days_before(metric.formula), days_after(metric.formula))
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
-    newest = newest_day(tenant, family, wanted) if ahead_of(metric.formula) else ""
+    newest = newest_day(tenant, family, wanted) if _window(metric.formula) or ahead_of(metric.formula) else ""
     by_sql = tuple(expressions[name] for name in split)
     return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
 
@@ -413,8 +421,8 @@ _BUCKET_SECONDS = "$bucket_seconds"
 def _alias(leaf: Leaf) -> str:
     # With what no name can hold, so that it is no other measure's.
     match leaf:
-        case MeasureFigure(measure, percentile, _, window):
-            return f"of_{measure}" + "".join(f" {part!r}" for part in (percentile, window) if part is not None)
+        case MeasureFigure(measure, percentile, _, window, offset):
+            return f"of_{measure}" + "".join(f" {part!r}" for part in (percentile, window, offset or None) if part is not None)
         case Conversion(base, converted, _, window, rate):
             return f"of_{base} to {converted} {window} {rate}"
         case Retention(measure, period, length, new_after, rate):

@@ -58,9 +58,10 @@ def reference(catalogue: Catalogue) -> str:
 def formula_text(formula: Formula, family: Family) -> str:
     """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
     match formula:
-        case MeasureFigure(measure, percentile, newest, window):
+        case MeasureFigure(measure, percentile, newest, window, offset):
             if window is not None:
-                return f"{family.measure(measure).aggregation}({measure}) over {window} days"
+                ago = f", {offset} days before" if offset else ""
+                return f"{family.measure(measure).aggregation}({measure}) over {window} days{ago}"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
         case Conversion(base, converted, entity, window, rate):

@@ -66,6 +66,12 @@ metrics:
     type_params: {measure: own_rows, cumulative_type_params: {window: 7 days}}
     unit: rows
     direction: neutral
+  - name: own_growth
+    description: Against the week before.
+    type: derived
+    type_params: {expr: own_week - old, metrics: [own_week, {name: own_week, offset_window: 1 week, alias: old}]}
+    unit: rows
+    direction: neutral
   - name: own_return
     description: Back within a week.
     type: conversion
@@ -141,6 +147,12 @@ METRICS_IN_METRICFLOW = """\
   description: Seven days.
   type: cumulative
   type_params: {measure: own_rows, cumulative_type_params: {window: 7 days, period_agg: last}}
+  config: {meta: {unit: rows, direction: neutral, owner: growth, kpi: false}}
+- name: own_growth
+  label: Own growth
+  description: Against the week before.
+  type: derived
+  type_params: {expr: own_week - old, metrics: [{name: own_week}, {name: own_week, alias: old, offset_window: 7 days}]}
   config: {meta: {unit: rows, direction: neutral, owner: growth, kpi: false}}
 - name: own_return
   label: Own return

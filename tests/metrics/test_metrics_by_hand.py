@@ -41,7 +41,10 @@ def all_sources(listening: Figures) -> Figures:
     ts = "2026-01-31 10:00"
     events = ["signup", "signup", "trial", "upgrade", "upgrade", "downgrade", "cancel", "reactivate", "renewal"]
     tiers = {3: "premium", 4: None, 5: "free"}
+    before = {3: "free", 4: "premium", 5: "premium"}
     money = {3: 999, 4: 999, 8: 500}
+    # New; larger; ended by going free, and by cancelling; taken up again; smaller.
+    change = {3: 999, 4: 300, 5: -100, 6: -700, 7: 50, 8: -20}
     listening.write(
         "subscriptions",
         [
@@ -49,7 +52,9 @@ def all_sources(listening: Figures) -> Figures:
                 "ts": ts,
                 "listener_id": "bob" if n == 8 else "ann",
                 "event": e,
+                "from_tier": before.get(n),
                 "to_tier": tiers.get(n),
+                "mrr_change_minor": change.get(n),
                 "amount_minor": money.get(n),
                 "currency": "EUR",
             }
@@ -59,8 +64,8 @@ def all_sources(listening: Figures) -> Figures:
     listening.write(
         "ad_impressions",
         [
-            {"ts": ts, "filled": True, "revenue_micros": 1_500, "currency": "EUR"},
-            {"ts": ts, "filled": True, "revenue_micros": 2_500, "currency": "EUR"},
+            {"ts": ts, "listener_id": "ann", "filled": True, "revenue_micros": 1_500, "currency": "EUR"},
+            {"ts": ts, "listener_id": "ann", "filled": True, "revenue_micros": 2_500, "currency": "EUR"},
             {"ts": ts, "filled": False, "revenue_micros": 0, "currency": None},
             {"ts": ts, "filled": False, "revenue_micros": 0, "currency": None},
         ],
@@ -106,6 +111,13 @@ BY_HAND = {
     "cancellations": 1,
     "reactivations": 1,
     "net_new_subscribers": 2 + 1 - 1 - 1,
+    "new_mrr": 999,
+    "expansion_mrr": 300,
+    "reactivation_mrr": 50,
+    "contraction_mrr": 20,
+    "churned_mrr": 100 + 700,
+    "net_new_mrr": 999 + 300 + 50 - 20 - 800,
+    "churned_subscribers": 2,
     "revenue": 2_498,
     "revenue_per_payment": 2_498 / 3,
     "ad_requests": 4,
@@ -113,6 +125,8 @@ BY_HAND = {
     "ad_revenue": 0.004,
     "fill_rate": 0.5,
     "ecpm": 0.004 / 2 * 1000,
+    "ad_reach": 1,
+    "ad_frequency": 2 / 1,
     "api_requests": 8,
     "api_error_ratio": 2 / 8,
     "api_refusal_ratio": 2 / 8,
@@ -131,6 +145,13 @@ ROLLING = {
     "monthly_streams": 5,
     "monthly_payers": 2,
     "monthly_revenue": 2_498,
+    "mrr": 2_498,
+    "subscribers": 2,
+    "arpu": 2_498 / 2,
+    "monthly_churned_subscribers": 2,
+    "monthly_ad_reach": 1,
+    "monthly_ad_revenue": 4_000,
+    "ad_revenue_per_listener": 0.004 / 1,
 }
 SHARES_OF_ROLLING = {"stickiness": 3 / 3, "revenue_per_payer": 2_498 / 2}
 # What looks at later days: of the first of January 2026, by the rows in `later_days`.
@@ -144,6 +165,11 @@ LATER = {
     "free_to_premium_conversion": 1 / 4,  # eve on the last of the 28 days; fay was a day late
     "conversions_within_28_days": 1,
 }
+# What looks at a month before: of the 31st of January 2026, by the payments in `a_month_of_payments`.
+MONTH_BEFORE = {
+    "churn_rate": 1 / 4,  # dan, of the four who had paid until the first
+    "ltv": 999 / (1 / 4),
+}
 WITHIN_ONE_PERCENT = {
     "session_length_p50": 198,
     "session_length_p95": 200,
@@ -154,7 +180,7 @@ WITHIN_ONE_PERCENT = {
 
 
 def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
-    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, WITHIN_ONE_PERCENT)
+    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, MONTH_BEFORE, WITHIN_ONE_PERCENT)
     assert sorted(m.name for m in catalogue.metrics) == sorted(name for part in parts for name in part)
 
 
@@ -196,6 +222,26 @@ def test_every_metric_that_looks_ahead_gives_what_was_computed_by_hand(later_day
     first = dt.date(2026, 1, 1)
     given = {name: later_days.value(name, first=first, last=first) for name in LATER}
     assert given == {name: pytest.approx(value, rel=1e-12) for name, value in LATER.items()}
+
+
+@pytest.fixture
+def a_month_of_payments(figures: Figures) -> Figures:
+    """Four pay 9.99 on the first of January; dan cancels on the eleventh, the others pay again on the 31st."""
+    paid = {"event": "renewal", "from_tier": "premium", "amount_minor": 999, "currency": "EUR"}
+    rows = [{"ts": "2026-01-01 10:00", "listener_id": who, **paid} for who in ("ann", "bob", "cem", "dan")]
+    rows += [{"ts": "2026-01-11 10:00", "listener_id": "dan", "event": "cancel", "from_tier": "premium"}]
+    rows += [{"ts": "2026-01-31 10:00", "listener_id": who, **paid} for who in ("ann", "bob", "cem")]
+    figures.write("subscriptions", rows)
+    return figures
+
+
+def test_what_looks_at_a_month_before_gives_what_was_computed_by_hand(a_month_of_payments: Figures) -> None:
+    day = dt.date(2026, 1, 31)
+    given = {name: a_month_of_payments.value(name, first=day, last=day) for name in MONTH_BEFORE}
+    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in MONTH_BEFORE.items()}
+    # On the day before, all four had paid within 30 days, and the month before has nobody yet.
+    assert a_month_of_payments.value("mrr", first=dt.date(2026, 1, 30), last=dt.date(2026, 1, 30)) == 4 * 999
+    assert a_month_of_payments.value("churn_rate", first=dt.date(2026, 1, 30), last=dt.date(2026, 1, 30)) is None
 
 
 @pytest.mark.parametrize("name", WITHIN_ONE_PERCENT)

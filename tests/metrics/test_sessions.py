@@ -147,7 +147,7 @@ def walked(rows: list[dict[str, Any]]) -> list[tuple[dt.datetime, str | None, in
     return sessions
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(played=PLAYS)
 def test_sessions_are_what_walking_through_the_plays_gives(
     played: list[tuple[str | None, int, int | None, str | None]], tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue

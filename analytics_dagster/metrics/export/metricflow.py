@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from analytics_dagster.errors import UserError
@@ -220,6 +221,13 @@ class MetricFlow:
             "config": {"meta": meta},
         }
 
+    def _input(self, name: str, formula: Formula) -> dict[str, Any]:
+        """What a formula names, as it is or as it was some days before."""
+        offset = _offset(formula)
+        metric = self._reference(replace(formula, offset=0) if isinstance(formula, MeasureFigure) else formula, name)
+        alias = {"alias": name} if name != metric else {}
+        return {"name": metric} | alias | ({"offset_window": f"{offset} days"} if offset else {})
+
     def _params(self, formula: Formula) -> tuple[str, dict[str, Any]]:
         match formula:
             case MeasureFigure(measure, percentile, _, window):
@@ -233,9 +241,7 @@ class MetricFlow:
                 over, under = self._reference(numerator), self._reference(denominator)
                 return "ratio", {"numerator": {"name": over}, "denominator": {"name": under}}
             case Derived(expr, inputs):
-                named = [(name, self._reference(inner, name)) for name, inner in inputs]
-                metrics = [{"name": metric} | ({"alias": name} if name != metric else {}) for name, metric in named]
-                return "derived", {"expr": self._sql(expr), "metrics": metrics}
+                return "derived", {"expr": self._sql(expr), "metrics": [self._input(name, inner) for name, inner in inputs]}
             case Conversion(base, converted, entity, window, rate):
                 within = {
                     "entity": entity,
@@ -251,13 +257,18 @@ class MetricFlow:
                 raise ValueError("a rate per second has no counterpart and is left out")
 
 
+def _offset(formula: Formula) -> int:
+    """How many days before its day a formula is told for."""
+    return formula.offset if isinstance(formula, MeasureFigure) else 0
+
+
 def _inputs(formula: Formula) -> Iterator[tuple[str | None, Formula]]:
     """What a metric refers to, under the name that its formula has for it."""
     match formula:
         case Ratio(numerator, denominator):
             yield from ((None, numerator), (None, denominator))
         case Derived(_, inputs):
-            yield from inputs
+            yield from ((name, replace(f, offset=0) if isinstance(f, MeasureFigure) else f) for name, f in inputs)
 
 
 def _figures(formulas: Iterator[Formula]) -> Iterator[MeasureFigure]:
