@@ -23,23 +23,21 @@ EVERY, REACHING = "every", "reaching"
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a figure: its buckets, the columns of `reaching` that it is split by, and the range of its days. `newest`
-    is SQL for the newest day that the table has.
+    """What is asked of a figure: the buckets of its days (SQL over `ts`), the columns of `reaching` that it is split by, and the
+    range of its days. `newest` is SQL for the newest day that the table has.
     """
 
     grain: Grain
+    bucket: str
     keys: tuple[str, ...]
     range: Range
     newest: str
 
-    @property
-    def bucket(self) -> str:
-        """SQL for the bucket of `ts`, a day."""
-        return f"date_trunc('{self.grain}', ts)"
-
-    def ended(self, bucket: str, days: str) -> str:
-        """A condition: `bucket` (SQL), as far as it is in the range, and so many days (SQL) after each of its days are there."""
-        end = f"{bucket} + INTERVAL 1 {self.grain}"
+    def ended(self, bucket: str, day: str, days: str) -> str:
+        """A condition: so many days (SQL) after the last of `bucket`'s days in the range (SQL, as is `day`, one of them) are
+        there. In total those days count for which they are.
+        """
+        end = f"{day} + INTERVAL 1 DAY" if self.grain is Grain.TOTAL else f"{bucket} + INTERVAL 1 {self.grain}"
         if self.range.end is not None:
             end = f"least({end}, TIMESTAMPTZ '{self.range.end.isoformat()}')"
         return f"{end} + to_days(CAST({days} AS INTEGER)) <= {self.newest} + INTERVAL 1 DAY"

@@ -22,7 +22,7 @@ def conversion_figures(conversion: Conversion, base: Measure, converted: Measure
     went = f"SELECT DISTINCT ts, unnest({q(converted.columns[0].name)}) AS id FROM {EVERY}"
     # To the first conversion that is not before: whether it is near enough is all that is asked.
     paired = (
-        f"SELECT {asked.bucket} AS bucket{keys}, id, next_ts < ts + INTERVAL {conversion.window} DAY AS converted FROM ("
+        f"SELECT {asked.bucket} AS bucket, ts{keys}, id, next_ts < ts + INTERVAL {conversion.window} DAY AS converted FROM ("
         f"SELECT began.*, went.ts AS next_ts FROM began ASOF LEFT JOIN went ON began.id = went.id AND began.ts <= went.ts)"
     )
     # One who begins on several days of a bucket counts once.
@@ -30,5 +30,5 @@ def conversion_figures(conversion: Conversion, base: Measure, converted: Measure
     figure = f"{number} / count(DISTINCT id)" if conversion.rate else number
     return (
         f"WITH began AS ({began}), went AS ({went}) SELECT bucket AS ts{keys}, {figure} AS figure FROM ({paired}) "
-        f"WHERE {asked.ended('bucket', str(conversion.window - 1))} GROUP BY bucket{keys}"
+        f"WHERE {asked.ended('bucket', 'ts', str(conversion.window - 1))} GROUP BY bucket{keys}"
     )

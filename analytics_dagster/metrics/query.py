@@ -65,7 +65,7 @@ class MetricQuery:
     `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
     month that the range cuts holds only its days within the range; what is told over a rolling window is, by week, month and in
-    total, the figure of the last day. Retention may also be split by `period`. `aggregate` is for recorded points (avg, p95, ...).
+    total, the figure of the last day. Retention may also be split by `period`. `aggregate` is for recorded points (avg, ...).
     """
 
     metric: str
@@ -294,7 +294,7 @@ class _Plan:
         if not looking:
             return {}
         parts = {REACHING: self._keyed(Grain.DAY, keys, measures), EVERY: f"SELECT * FROM {self.relation}"}
-        asked = Asked(self.grain, tuple(keys), self.range, self.newest)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
         for leaf in looking:
             match leaf:
                 case Conversion(base, converted):
@@ -307,7 +307,7 @@ class _Plan:
         """A metric that is retention, in all its periods: ts, what it is split by, value."""
         retention = self.metric.formula
         assert isinstance(retention, Retention)
-        asked = Asked(self.grain, tuple(keys), self.range, self.newest)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
         parts = {
             **self._rows(measures),
             REACHING: self._keyed(Grain.DAY, keys, measures),
@@ -379,7 +379,7 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
             raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
     if grain in (Grain.MINUTE, Grain.HOUR) and ahead_of(metric.formula):
         after = days_after(metric.formula)
-        raise UserError(f"metric {metric.name!r} looks {after} days ahead; its grain is day, week or month, not {grain}")
+        raise UserError(f"metric {metric.name!r} looks {after} days ahead; its grain is day, week, month or total, not {grain}")
     return grain
 
 

@@ -33,27 +33,29 @@ def retention_figures(retention: Retention, measure: Measure, asked: Asked, *, e
         "seen": seen,
         "newcomers": newcomers,
         "cohort": f"SELECT {asked.bucket} AS bucket{keys}, ts, id FROM ({here}) JOIN newcomers USING (ts, id)",
-        "sizes": f"SELECT bucket{keys}, CAST(count(*) AS DOUBLE) AS size FROM cohort GROUP BY bucket{keys}",
+        "sizes": f"SELECT bucket, ts{keys}, count(*) AS size FROM cohort GROUP BY bucket, ts{keys}",
     }
     with_ = f"WITH {', '.join(f'{name} AS ({sql})' for name, sql in parts.items())}"
     if retention.period is None:
-        return f"{with_} SELECT bucket AS ts{keys}, NULL AS {PERIOD}, size AS figure FROM sizes"
+        size = "CAST(sum(size) AS DOUBLE)"
+        return f"{with_} SELECT bucket AS ts{keys}, NULL AS {PERIOD}, {size} AS figure FROM sizes GROUP BY bucket{keys}"
     first, length = 0 if every_period else retention.period, retention.length
     came = (
         f"SELECT DISTINCT newcomers.ts, id, date_diff('day', newcomers.ts, seen.ts) // {length} AS {PERIOD} "
         f"FROM newcomers JOIN seen USING (id) WHERE seen.ts >= newcomers.ts + INTERVAL {first * length} DAY "
         f"AND seen.ts < newcomers.ts + INTERVAL {(retention.period + 1) * length} DAY"
     )
-    told = f"SELECT bucket{keys}, {PERIOD}, count(*) AS n FROM cohort JOIN came USING (ts, id) GROUP BY bucket{keys}, {PERIOD}"
+    told = f"SELECT ts{keys}, {PERIOD}, count(*) AS n FROM cohort JOIN came USING (ts, id) GROUP BY ts{keys}, {PERIOD}"
     same = "".join(f" AND told.{key} IS NOT DISTINCT FROM sizes.{key}" for key in asked.keys)
-    number = "CAST(coalesce(told.n, 0) AS DOUBLE)"
-    columns = "".join(f", sizes.{key}" for key in asked.keys)
+    split = "".join(f", sizes.{key}" for key in asked.keys)
+    number = "CAST(coalesce(sum(told.n), 0) AS DOUBLE)"
+    over = f"(periods.{PERIOD} + 1) * {length} - 1"
     return (
-        f"{with_}, came AS ({came}), told AS ({told}) SELECT sizes.bucket AS ts{columns}, periods.{PERIOD}, "
-        f"{f'{number} / size' if retention.rate else number} AS figure "
+        f"{with_}, came AS ({came}), told AS ({told}) SELECT sizes.bucket AS ts{split}, periods.{PERIOD}, "
+        f"{f'{number} / sum(size)' if retention.rate else number} AS figure "
         f"FROM sizes CROSS JOIN (SELECT unnest(generate_series({first}, {retention.period})) AS {PERIOD}) AS periods "
-        f"LEFT JOIN told ON told.bucket = sizes.bucket AND told.{PERIOD} = periods.{PERIOD}{same} "
-        f"WHERE {asked.ended('sizes.bucket', f'(periods.{PERIOD} + 1) * {length} - 1')}"
+        f"LEFT JOIN told ON told.ts = sizes.ts AND told.{PERIOD} = periods.{PERIOD}{same} "
+        f"WHERE {asked.ended('sizes.bucket', 'sizes.ts', over)} GROUP BY sizes.bucket{split}, periods.{PERIOD}"
     )
 
 

@@ -107,9 +107,24 @@ def test_a_week_waits_for_the_window_of_its_last_day(figures: Figures) -> None:
     assert figures.ask("free_to_premium_conversion", grain="week") == [("2025-12-29 00:00", 0.5)]
 
 
+def test_in_total_the_days_count_whose_windows_are_over(figures: Figures) -> None:
+    events = [
+        happened(0, "ann", "trial"),
+        happened(1, "bob", "trial"),
+        happened(2, "bob", "upgrade"),
+        happened(9, "cem", "trial"),
+    ]
+    figures.write("subscriptions", [*events, some_event_on(30)])
+    assert figures.ask("trial_conversion", grain="total") == [(at(0), 1 / 2)]
+    day = FIRST + dt.timedelta(days=1)
+    assert figures.ask("trial_conversion", grain="total", first=day, last=day) == [(at(1), 1.0)]
+
+
 def test_an_hour_is_refused(figures: Figures) -> None:
     figures.write("subscriptions", [happened(0, "ann", "trial")])
-    with pytest.raises(UserError, match="'trial_conversion' looks 29 days ahead; its grain is day, week or month, not hour"):
+    with pytest.raises(
+        UserError, match="'trial_conversion' looks 29 days ahead; its grain is day, week, month or total, not hour"
+    ):
         figures.ask("trial_conversion", grain="hour")
 
 

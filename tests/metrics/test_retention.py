@@ -79,13 +79,20 @@ def test_split_by_period_it_is_the_triangle_of_cohorts(figures: Figures) -> None
     assert by_both == [(at(0), "DE", "00", 1.0), (at(0), "DE", "01", 1.0), (at(0), "DE", "02", 0.0)]
 
 
+def test_in_total_the_days_count_whose_period_is_over(figures: Figures) -> None:
+    figures.write("plays", [play(0, "ann"), play(0, "bob"), play(1, "ann"), play(1, "cem"), play(2, "dan")])
+    assert figures.ask("new_listeners", grain="total") == [(at(0), 4)]
+    assert figures.ask("day_1_retention", grain="total") == [(at(0), 1 / 3)]
+    assert figures.ask("day_1_retention", grain="week") == []
+
+
 def test_what_has_no_periods_is_not_split_by_them(figures: Figures) -> None:
     figures.write("plays", [play(0, "ann")])
     with pytest.raises(UserError, match="'new_listeners' is the size of a cohort, which has no periods"):
         figures.ask("new_listeners", by=("period",))
     with pytest.raises(NotFoundError, match="has no dimension 'period'"):
         figures.ask("streams", by=("period",))
-    with pytest.raises(UserError, match="its grain is day, week or month, not hour"):
+    with pytest.raises(UserError, match="its grain is day, week, month or total, not hour"):
         figures.ask("day_1_retention", grain="hour")
 
 
