@@ -18,6 +18,7 @@ from analytics_dagster.metrics.sessions import session_rows
 
 SOURCE = "source"
 FINER = "finer"
+_SESSIONS = "_sessions"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     """
     wanted = tuple(measures)
     keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
-    relation = f"({_sessions(family, wanted)})" if family.sessions else SOURCE
+    # Made once: what hashes ids reads its rows twice.
+    rows = f"WITH {_SESSIONS} AS MATERIALIZED ({_sessions(family, wanted)}) " if family.sessions else ""
+    relation = _SESSIONS if family.sessions else SOURCE
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
@@ -58,7 +61,7 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
     values = _named(wanted, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))
-    return f"SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
+    return f"{rows}SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
 
 
 def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str) -> str:
