@@ -51,20 +51,23 @@ def session_rows(sessions: Sessions, source: TableSchema, columns: Iterable[str]
     first row has them, and the session's own columns.
     """
     known = {column.name for column in source.columns}
-    kept = [q(name) for name in dict.fromkeys(columns) if name in known and name != "ts"]
+    kept = "".join(f", {q(name)}" for name in dict.fromkeys(columns) if name in known and name != "ts")
     lasts = f"to_microseconds(1000 * greatest(coalesce({sessions.lasts_ms}, 0), 0))"
-    day = "PARTITION BY _by, CAST(ts AS DATE) ORDER BY ts, _key"
     timed = (
-        f"SELECT {', '.join(['ts', *kept])}, {sessions.by} AS _by, {q(source.key)} AS _key, ts + {lasts} AS _until "
+        f"SELECT ts{kept}, {sessions.by} AS _by, {q(source.key)} AS _key, ts + {lasts} AS _until "
         f"FROM {relation} WHERE {sessions.by} IS NOT NULL"
     )
-    before = f"max(_until) OVER ({day} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-    marked = f"SELECT *, coalesce(ts > {before} + to_microseconds(1000 * $session_gap_ms), true) AS _begins FROM ({timed})"
-    begun = f"count(CASE WHEN _begins THEN 1 END) OVER ({day} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
-    numbered = f"SELECT *, {begun} AS _session FROM ({marked})"
-    first = ", ".join(f"max({name}) FILTER (WHERE _begins) AS {name}" for name in kept)
-    length = f"(epoch_us(max(_until)) - epoch_us(min(ts))) // 1000 AS {LENGTH}, count(*) AS {ROWS}"
+    # All rows are sorted once: how long and how large a session is can be told from its first row and the next session's.
+    ends = (
+        "max(_until) OVER (day ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS _before, row_number() OVER day AS _row, "
+        "max(_until) OVER (day ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS _last, "
+        "count(*) OVER (day ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS _rows"
+    )
+    placed = f"SELECT *, {ends} FROM ({timed}) WINDOW day AS (PARTITION BY _by, CAST(ts AS DATE) ORDER BY ts, _key)"
+    begun = f"SELECT * FROM ({placed}) WHERE _before IS NULL OR ts > _before + to_microseconds(1000 * $session_gap_ms)"
+    until = "coalesce(lead(_before) OVER day, _last)"
     return (
-        f"SELECT {', '.join(part for part in ('min(ts) AS ts', first, length) if part)} FROM ({numbered}) "
-        "GROUP BY _by, CAST(ts AS DATE), _session"
+        f"SELECT ts{kept}, (epoch_us({until}) - epoch_us(ts)) // 1000 AS {LENGTH}, "
+        f"coalesce(lead(_row) OVER day, _rows + 1) - _row AS {ROWS} "
+        f"FROM ({begun}) WINDOW day AS (PARTITION BY _by, CAST(ts AS DATE) ORDER BY _row)"
     )
