@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     analytics_stream_seconds: int = Field(
         30, ge=1, description="Seconds of listening that make a play a stream (policy spotify_30s)."
     )
+    analytics_session_gap_minutes: int = Field(
+        30, ge=1, le=1439, description="Minutes without a play after which the next one begins another session."
+    )
 
     # the ingest log
     analytics_log: str | None = Field(

@@ -32,7 +32,7 @@ SETTINGS = {
         "analytics_public_url",
         "analytics_log_level",
     ),
-    "Counting": ("analytics_stream_seconds",),
+    "Counting": ("analytics_stream_seconds", "analytics_session_gap_minutes"),
     "The ingest log": (
         "analytics_log",
         "metrics_buffer_size",

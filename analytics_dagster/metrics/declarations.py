@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError
-from analytics_dagster.lake.schemas import TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.metrics.sessions import Sessions, session_table
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.compile import FamilyQueries
@@ -140,13 +141,41 @@ class MeasureFigure:
     """Formula leaf: the figure of one merged measure.
 
     `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
-    the figure over so many days, of which the bucket's is the last.
+    the figure over so many days, of which the bucket's is the last, or `offset` days before it.
     """
 
     measure: str
     percentile: float | None = None
     newest: bool = False
     window: int | None = None
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Formula leaf: of the ids that `base` counts on a day, those that `converted` counts within the `window` days that begin
+    with it; with `rate` their share. `entity` is what the ids are of. `conversion.py` says how.
+    """
+
+    base: str
+    converted: str
+    entity: str
+    window: int
+    rate: bool
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Formula leaf: of the ids that `measure` counts for the first time in `new_after` days, those that it counts again in period
+    `period` after that day; with `rate` their share. A period is `length` days. `period` None: all of them, the cohort's size.
+    `retention.py` says how.
+    """
+
+    measure: str
+    period: int | None
+    length: int
+    new_after: int
+    rate: bool
 
 
 @dataclass(frozen=True)
@@ -172,22 +201,37 @@ class Derived:
     inputs: tuple[tuple[str, Formula], ...]
 
 
-Formula = MeasureFigure | PerSecond | Ratio | Derived
+Ahead = Conversion | Retention
+"""Formula leaves that look at the days after their own, and have no figure until those are there."""
+Leaf = MeasureFigure | Ahead
+Formula = Leaf | PerSecond | Ratio | Derived
+
+
+def figures(formula: Formula) -> Iterator[Leaf]:
+    """All figures that a formula is made of, in reading order, repeats included."""
+    match formula:
+        case MeasureFigure() | Conversion() | Retention():
+            yield formula
+        case PerSecond(figure):
+            yield from figures(figure)
+        case Ratio(numerator, denominator):
+            yield from figures(numerator)
+            yield from figures(denominator)
+        case Derived(_, inputs):
+            for _, inner in inputs:
+                yield from figures(inner)
 
 
 def leaves(formula: Formula) -> Iterator[MeasureFigure]:
-    """All measures that a formula reads, in reading order, repeats included."""
-    match formula:
-        case MeasureFigure():
-            yield formula
-        case PerSecond(figure):
-            yield from leaves(figure)
-        case Ratio(numerator, denominator):
-            yield from leaves(numerator)
-            yield from leaves(denominator)
-        case Derived(_, inputs):
-            for _, inner in inputs:
-                yield from leaves(inner)
+    """All measures that a formula reads, in reading order, repeats included; of what looks ahead, those that it counts by."""
+    for leaf in figures(formula):
+        match leaf:
+            case MeasureFigure():
+                yield leaf
+            case Conversion(base, converted):
+                yield from (MeasureFigure(base), MeasureFigure(converted))
+            case Retention(measure):
+                yield MeasureFigure(measure)
 
 
 @dataclass(frozen=True)
@@ -213,10 +257,14 @@ class Metric:
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, ratio or derived."""
+        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention is ours."""
         match self.formula:
             case MeasureFigure(window=int()):
                 return "cumulative"
+            case Conversion():
+                return "conversion"
+            case Retention():
+                return "retention"
             case MeasureFigure() | PerSecond():
                 return "simple"
             case Ratio():
@@ -242,6 +290,14 @@ class Family:
     metrics: tuple[Metric, ...]
     origin: Origin
     grains: tuple[Grain, ...] = HOURS_AND_DAYS
+    sessions: Sessions | None = None
+    """What makes sessions of the source rows, where it is sessions that are measured."""
+
+    @property
+    def rows(self) -> TableSchema:
+        """What expressions are over: the source table, or sessions of its rows."""
+        source = BY_NAME[self.source]
+        return session_table(source) if self.sessions else source
 
     @property
     def asset(self) -> str:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import Family, Metric
+from analytics_dagster.metrics.sessions import source_columns_of
 
 
 def source_columns(metric: Metric, family: Family) -> tuple[str, ...]:
     """Columns of the raw table, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
-    from analytics_dagster.metrics.expressions import scalar
-
     source = BY_NAME[family.source]
     read = {"ts"}
     for measure in family.measures_of(metric.formula):
-        read.update(scalar(measure.expr, source).columns)
+        read.update(columns_read(measure.expr, family))
     return tuple(f"{source.path}.{column}" for column in sorted(read))
+
+
+def columns_read(snippet: str, family: Family) -> tuple[str, ...]:
+    """The columns of the raw table that one of a family's expressions is made from, in alphabetical order."""
+    from analytics_dagster.metrics.expressions import scalar
+
+    columns = scalar(snippet, family.rows).columns
+    return tuple(sorted(source_columns_of(columns, family.sessions) if family.sessions else columns))

@@ -21,6 +21,7 @@ from analytics_dagster.metrics.declarations import (
     HOURS_AND_DAYS,
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Dimension,
     Entity,
@@ -31,17 +32,20 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     Origin,
     Ratio,
+    Retention,
     did_you_mean,
     leaves,
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
+from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
+from analytics_dagster.metrics.sessions import Sessions, session_table
 from analytics_dagster.metrics.states import state_columns
 
 BUILT_IN = Path(__file__).parent / "catalogue"
-RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity"})
-"""Names that a dimension may not have: columns of answers, and labels that alerts set themselves."""
+RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity", PERIOD})
+"""Names that a dimension may not have: columns of answers, what retention is split by, and labels that alerts set themselves."""
 
 T = TypeVar("T")
 
@@ -102,6 +106,7 @@ class _Resolver:
     def __init__(self, files: list[_Declared]) -> None:
         self._files = files
         self._measures: dict[str, tuple[str, Measure]] = {}
+        self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
 
@@ -123,6 +128,7 @@ class _Resolver:
                     if measure.name in self._measures:
                         raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
                     self._measures[measure.name] = (family.name, measure)
+                self._entities.update({(family.name, entity.name): entity for entity in family.entities})
                 families.append(family)
         return families
 
@@ -157,7 +163,7 @@ class _Resolver:
             synonyms=form.synonyms,
             time=form.time,
             kpi=form.kpi,
-            integer=isinstance(formula, MeasureFigure) and used[0][1].integer,
+            integer=_whole(formula, used[0][1]),
             apart_by=tuple(apart),
             origin=origin,
         )
@@ -175,6 +181,10 @@ class _Resolver:
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.CumulativeForm():
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.ConversionForm():
+                made = self._conversion(form, declared.origin("metrics", index, "type_params", "conversion_type_params"))
+            case forms.RetentionForm():
+                made = self._retention(form, declared.origin("metrics", index, "type_params", "retention_type_params"))
             case forms.RatioForm():
                 inner = (*path, name)
                 numerator = self._figure(form.type_params.numerator, inner, where)
@@ -186,9 +196,7 @@ class _Resolver:
 
     def _simple(self, form: forms.SimpleForm, where: Origin) -> MeasureFigure:
         params = form.type_params
-        if params.measure not in self._measures:
-            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
-        distribution = self._measures[params.measure][1].aggregation is Aggregation.PERCENTILE
+        distribution = self._measure(params.measure, where).aggregation is Aggregation.PERCENTILE
         if distribution and params.percentile is None:
             raise DeclarationError(f"{where}: measure {params.measure!r} is a distribution; add percentile, for example 0.95")
         if not distribution and params.percentile is not None:
@@ -199,23 +207,70 @@ class _Resolver:
 
     def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> MeasureFigure:
         params = form.type_params
-        if params.measure not in self._measures:
-            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
-        aggregation = self._measures[params.measure][1].aggregation
+        aggregation = self._measure(params.measure, where).aggregation
         if aggregation not in ROLLING:
             raise DeclarationError(
                 f"{where}: measure {params.measure!r} is {aggregation}, which has no figure over a window; "
                 f"these have: {', '.join(sorted(ROLLING))}"
             )
-        return MeasureFigure(params.measure, window=params.cumulative_type_params.days)
+        return MeasureFigure(params.measure, window=forms.days_of(params.cumulative_type_params.window))
+
+    def _conversion(self, form: forms.ConversionForm, where: Origin) -> Conversion:
+        params = form.type_params.conversion_type_params
+        for name in (params.base_measure.name, params.conversion_measure.name):
+            measure, family = self._distinct(name, where), self._measures[name][0]
+            entity = self._entities.get((family, params.entity))
+            if entity is None:
+                known = [of for at, of in self._entities if at == family]
+                near = did_you_mean(params.entity, known)
+                raise DeclarationError(f"{where}: semantic model {family} has no entity {params.entity!r}{near}")
+            if entity.expr not in measure.expr:
+                raise DeclarationError(
+                    f"{where}: measure {name!r} counts {measure.expr}, in which there is no {params.entity} ({entity.expr})"
+                )
+        rate, days = params.calculation == "conversion_rate", forms.days_of(params.window)
+        return Conversion(params.base_measure.name, params.conversion_measure.name, params.entity, days, rate)
+
+    def _retention(self, form: forms.RetentionForm, where: Origin) -> Retention:
+        params, measure = form.type_params.retention_type_params, form.type_params.measure
+        self._distinct(measure, where)
+        if (params.period is None) != (params.calculation == "cohort_size"):
+            remedy = "remove period" if params.period is not None else "add period, for example 7"
+            raise DeclarationError(f"{where}: calculation {params.calculation} of a cohort: {remedy}")
+        rate = params.calculation == "retention_rate"
+        return Retention(measure, params.period, forms.days_of(params.window), forms.days_of(params.new_after), rate)
+
+    def _distinct(self, name: str, where: Origin) -> Measure:
+        measure = self._measure(name, where)
+        if measure.aggregation is not Aggregation.COUNT_DISTINCT:
+            raise DeclarationError(
+                f"{where}: measure {name!r} is {measure.aggregation}, which keeps no ids; name one with agg: count_distinct"
+            )
+        return measure
+
+    def _measure(self, name: str, where: Origin) -> Measure:
+        if name not in self._measures:
+            raise DeclarationError(f"{where}: no measure {name!r}{did_you_mean(name, self._measures)}")
+        return self._measures[name][1]
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
         figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]
-        names = _at(where, lambda: arithmetic(form.type_params.expr, figures))
-        listed = form.type_params.metrics
-        if listed is not None and set(listed) != set(names):
-            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(listed)}")
-        return Derived(form.type_params.expr, tuple((n, self._figure(n, (*path, form.name), where)) for n in names))
+        listed = form.type_params.metrics or ()
+        before = {one.alias: one for one in listed if isinstance(one, forms.InputForm)}
+        names = _at(where, lambda: arithmetic(form.type_params.expr, [*figures, *before]))
+        aliases = [one.alias if isinstance(one, forms.InputForm) else one for one in listed]
+        if listed and set(aliases) != set(names):
+            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(aliases)}")
+        inner = (*path, form.name)
+        made = [(n, self._before(before[n], inner, where) if n in before else self._figure(n, inner, where)) for n in names]
+        return Derived(form.type_params.expr, tuple(made))
+
+    def _before(self, form: forms.InputForm, path: tuple[str, ...], where: Origin) -> MeasureFigure:
+        """A figure over a window, as it was some days ago."""
+        figure = self._figure(form.name, path, where)
+        if not isinstance(figure, MeasureFigure) or figure.window is None:
+            raise DeclarationError(f"{where}: offset_window is for a cumulative metric, which {form.name!r} is not")
+        return replace(figure, offset=forms.days_of(form.offset_window))
 
     def _figure(self, name: str, path: tuple[str, ...], where: Origin) -> Formula:
         """A metric, else a measure of that name. A metric's own name within its formula means the measure."""
@@ -231,6 +286,17 @@ class _Resolver:
         return MeasureFigure(name)
 
 
+def _whole(formula: Formula, first: Measure) -> bool:
+    """Whether a figure is always a whole number; `first` is the first measure that it reads."""
+    match formula:
+        case MeasureFigure():
+            return first.integer
+        case Conversion() | Retention():
+            return not formula.rate
+        case _:
+            return False
+
+
 def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> Family:
     at: tuple[str | int, ...] = ("semantic_models", index)
     source = BY_NAME.get(model.model.removeprefix("raw/"))
@@ -244,6 +310,8 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     for n, entity in enumerate(model.entities):
         snippet = _snippet(declared, (*at, "entities", n), entity.expr or entity.name, source)
         entities.append(Entity(entity.name, entity.type, snippet.sql, entity.description.strip()))
+    sessions = _sessions(declared, at, model, entities, source)
+    source = session_table(source) if sessions else source
     dimensions = []
     for n, dimension in enumerate(model.dimensions):
         where = declared.origin(*at, "dimensions", n, "name")
@@ -264,8 +332,28 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS,
+        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS, sessions,
     )  # fmt: skip
+
+
+def _sessions(
+    declared: _Declared, at: Location, model: forms.SemanticModelForm, entities: Iterable[Entity], source: TableSchema
+) -> Sessions | None:
+    if model.sessions is None:
+        return None
+    where = declared.origin(*at, "sessions", "entity")
+    by_name = {entity.name: entity for entity in entities}
+    entity = by_name.get(model.sessions.entity)
+    if entity is None:
+        near = did_you_mean(model.sessions.entity, by_name)
+        raise DeclarationError(f"{where}: no entity {model.sessions.entity!r} in this semantic model{near}")
+    if model.defaults.time_granularity == "minute":
+        raise DeclarationError(f"{where}: sessions are kept by the hour; remove time_granularity: minute")
+    place = (*at, "sessions", "lasts_ms")
+    lasts = _at(declared.origin(*place), lambda: scalar(model.sessions.lasts_ms, source) if model.sessions else None)
+    if lasts is None or not pa.types.is_integer(lasts.type):
+        raise DeclarationError(f"{declared.origin(*place)}: {model.sessions.lasts_ms!r} is no whole number of milliseconds")
+    return Sessions(entity.expr, lasts.sql, tuple(sorted({*scalar(entity.expr, source).columns, *lasts.columns})))
 
 
 def _measure(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from analytics_dagster.metrics.declarations import (
     Catalogue,
+    Conversion,
     Derived,
     Direction,
     Family,
@@ -14,6 +15,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
 )
 from analytics_dagster.metrics.load import load_catalogue
 
@@ -56,11 +58,21 @@ def reference(catalogue: Catalogue) -> str:
 def formula_text(formula: Formula, family: Family) -> str:
     """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
     match formula:
-        case MeasureFigure(measure, percentile, newest, window):
+        case MeasureFigure(measure, percentile, newest, window, offset):
             if window is not None:
-                return f"{family.measure(measure).aggregation}({measure}) over {window} days"
+                ago = f", {offset} days before" if offset else ""
+                return f"{family.measure(measure).aggregation}({measure}) over {window} days{ago}"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
+        case Conversion(base, converted, entity, window, rate):
+            share = f" / {base}" if rate else ""
+            return f"{entity}s of {base} with {converted} within {window} days{share}"
+        case Retention(measure, period, length, new_after, rate):
+            cohort = f"new in {measure} (not there for {new_after} days)"
+            if period is None:
+                return cohort
+            when = f"day {period}" if length == 1 else f"days {period * length} to {(period + 1) * length - 1}"
+            return f"of those {cohort}, {'the share' if rate else 'those'} there on {when} after"
         case PerSecond(figure):
             return f"{formula_text(figure, family)} / seconds"
         case Ratio(numerator, denominator):
@@ -79,7 +91,8 @@ def _family(family: Family) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
     tables = f"{', '.join(finer)} and {day}"
-    yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
+    of = f"sessions of `raw/{family.source}`" if family.sessions else f"`raw/{family.source}`"
+    yield f"{family.description} From {of} into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)
     yield "\n| measure | aggregation of | |\n|---|---|---|"

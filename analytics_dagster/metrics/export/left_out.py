@@ -8,6 +8,7 @@ from typing import Any
 
 from analytics_dagster.metrics.declarations import (
     Aggregation,
+    Conversion,
     Derived,
     Family,
     Formula,
@@ -16,6 +17,8 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
+    figures,
     leaves,
 )
 
@@ -55,6 +58,8 @@ def _reason(formula: Formula, family: Family) -> str | None:
             return f"it reads the measure {measure.name}, and {told.reason}"
     if any(leaf.newest for leaf in leaves(formula)):
         return "the newest value is no aggregation there"
+    if any(isinstance(leaf, Retention) for leaf in figures(formula)):
+        return "who came back is no type of metric there"
     if _per_second(formula):
         return "the seconds of a bucket are not known there"
     return None
@@ -64,7 +69,7 @@ def _per_second(formula: Formula) -> bool:
     match formula:
         case PerSecond():
             return True
-        case MeasureFigure():
+        case MeasureFigure() | Conversion() | Retention():
             return False
         case Ratio(numerator, denominator):
             return _per_second(numerator) or _per_second(denominator)
