@@ -47,7 +47,7 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     """
     wanted = tuple(measures)
     keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
-    relation = SOURCE
+    relation = f"({family.step.sql})" if family.step else SOURCE
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"

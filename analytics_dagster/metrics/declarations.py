@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -22,6 +22,7 @@ from analytics_dagster.lake.schemas import TIMESTAMP, Column, Layer, PartitionBy
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.compile import FamilyQueries
+    from analytics_dagster.metrics.counting.policies import Counting
 
 
 class Grain(StrEnum):
@@ -112,10 +113,24 @@ class StateColumn:
 
 
 @dataclass(frozen=True)
+class SourceStep:
+    """What is worked out of source rows before they are measured, from other rows of their day too.
+
+    `sql` is a SELECT over `source` of whole days with the source table's columns and `columns`; `reads` says which columns of the
+    source table each of those is made from.
+    """
+
+    sql: str
+    columns: tuple[Column, ...]
+    reads: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Measure:
     """What is aggregated from source rows. `columns` hold its state, in the order that `states.py` fixes.
 
-    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies).
+    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies); `of_step` says that
+    its expression reads columns of the family's step.
     """
 
     name: str
@@ -125,6 +140,7 @@ class Measure:
     columns: tuple[StateColumn, ...]
     apart_by: str | None
     origin: Origin
+    of_step: bool = False
 
     @property
     def integer(self) -> bool:
@@ -229,7 +245,8 @@ class Metric:
 class Family:
     """One source table, what can be measured over it, and the aggregate tables that hold the measures.
 
-    `grains` are those that have a table, the finest first; each is merged from the one before it.
+    `grains` are those that have a table, the finest first; each is merged from the one before it. With a `step`, dimensions and
+    measures are of its rows.
     """
 
     name: str
@@ -242,6 +259,7 @@ class Family:
     metrics: tuple[Metric, ...]
     origin: Origin
     grains: tuple[Grain, ...] = HOURS_AND_DAYS
+    step: SourceStep | None = None
 
     @property
     def asset(self) -> str:
@@ -300,6 +318,8 @@ class Catalogue:
     """All declared families and metrics."""
 
     families: tuple[Family, ...]
+    counting: Counting | None = None
+    """The counting policies, where it was loaded from files."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

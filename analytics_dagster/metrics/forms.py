@@ -1,9 +1,9 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative, ratio,
-derived). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's `unit`, `direction`, `synonyms`, `time`,
-`kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so that several quantiles share one
-distribution.
+derived). Keys that MetricFlow does not have: a model's and metric's `owner`; a model's `step`; a metric's `unit`, `direction`,
+`synonyms`, `time`, `kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so that several
+quantiles share one distribution.
 """
 
 from __future__ import annotations
@@ -64,12 +64,13 @@ class DefaultsForm(_Form):
 
 
 class SemanticModelForm(_Form):
-    """A source table and what is measured over it."""
+    """A source table and what is measured over it. `step: counting` adds the verdicts of the counting policies to its columns."""
 
     name: Name
     description: Text
     model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
     owner: Text
+    step: Literal["counting"] | None = None
     defaults: DefaultsForm = DefaultsForm()
     entities: tuple[EntityForm, ...] = ()
     dimensions: tuple[DimensionForm, ...] = ()

@@ -13,9 +13,10 @@ import pytest
 
 from analytics_dagster.errors import DeclarationError
 from analytics_dagster.lake.lake import duckdb_type
-from analytics_dagster.lake.schemas import BY_NAME, Layer, PartitionBy
+from analytics_dagster.lake.schemas import Layer, PartitionBy
 from analytics_dagster.metrics.declarations import Catalogue, Grain, leaves
 from analytics_dagster.metrics.expressions import scalar
+from analytics_dagster.metrics.lineage import rows_of
 from analytics_dagster.metrics.load import BUILT_IN, load_catalogue
 from analytics_dagster.metrics.reference import reference
 
@@ -83,7 +84,7 @@ def test_the_catalogue_is_compiled_once_for_each_family(catalogue: Catalogue) ->
 def test_every_expression_of_the_catalogue_can_be_written_for_spark(catalogue: Catalogue) -> None:
     for family in catalogue.families:
         for part in (*family.dimensions, *family.measures):
-            assert "`" in scalar(part.expr, BY_NAME[family.source], "spark").sql
+            assert "`" in scalar(part.expr, rows_of(family), "spark").sql
 
 
 def test_the_reference_page_is_made_from_the_catalogue(catalogue: Catalogue) -> None:

@@ -94,6 +94,12 @@ BY_HAND = {
     "streams_per_listener": 4 / 3,
     "playlist_streams": 2,  # 200,000 and 30,000
     "playlist_stream_share": 2 / 5,
+    "streams_spotify_30s": 5,
+    "streams_spotify_30s_adjusted": 5,
+    "streams_luminate_50_a_day": 4,  # not the one by nobody; the cap is in test_counting.py
+    "streams_luminate_50_a_day_adjusted": 4,
+    "artificial_plays": 0,  # test_counting.py has some
+    "artificial_share": 0,
     "signups": 2,
     "trials": 1,
     "premium_conversions": 2,
