@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         None, description="Channels and routing. Empty: alerting.yaml, looked for where rules.yaml is."
     )
     analytics_metrics: Path | None = Field(
-        None, description="Folder of further metric declarations (*.yaml), added to the built-in catalogue."
+        None,
+        description="Folder of further metric declarations (*.yaml) and counting policies (policies/*.yaml), added to the "
+        "built-in ones.",
     )
     analytics_public_url: str = Field(
         "http://127.0.0.1:3000", description="Address of the Dagster UI as people reach it; used for links in messages."

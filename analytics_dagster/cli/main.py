@@ -20,6 +20,7 @@ from analytics_dagster.cli import (
     key,
     materialize,
     query,
+    reconcile,
     rules,
     serve,
     session,
@@ -67,6 +68,7 @@ app.add_typer(importing.quarantine_app, name="quarantine")
 app.command("materialize")(materialize.materialize)
 app.command("query")(query.query)
 app.add_typer(query.metrics_app, name="metrics")
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(rules.app, name="rules")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")

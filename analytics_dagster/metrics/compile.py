@@ -52,7 +52,7 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
     # Made once: what hashes ids reads its rows twice.
     rows = f"WITH {_SESSIONS} AS MATERIALIZED ({_sessions(family, wanted)}) " if family.sessions else ""
-    relation = _SESSIONS if family.sessions else SOURCE
+    relation = _SESSIONS if family.sessions else f"({family.step.sql})" if family.step else SOURCE
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from analytics_dagster.metrics.sessions import Sessions, session_table
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.compile import FamilyQueries
+    from analytics_dagster.metrics.counting.policies import Counting
 
 
 class Grain(StrEnum):
@@ -113,10 +114,24 @@ class StateColumn:
 
 
 @dataclass(frozen=True)
+class SourceStep:
+    """What is worked out of source rows before they are measured, from other rows of their day too.
+
+    `sql` is a SELECT over `source` of whole days with the source table's columns and `columns`; `reads` says which columns of the
+    source table each of those is made from.
+    """
+
+    sql: str
+    columns: tuple[Column, ...]
+    reads: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Measure:
     """What is aggregated from source rows. `columns` hold its state, in the order that `states.py` fixes.
 
-    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies).
+    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies); `of_step` says that
+    its expression reads columns of the family's step.
     """
 
     name: str
@@ -126,6 +141,7 @@ class Measure:
     columns: tuple[StateColumn, ...]
     apart_by: str | None
     origin: Origin
+    of_step: bool = False
 
     @property
     def integer(self) -> bool:
@@ -277,7 +293,8 @@ class Metric:
 class Family:
     """One source table, what can be measured over it, and the aggregate tables that hold the measures.
 
-    `grains` are those that have a table, the finest first; each is merged from the one before it.
+    `grains` are those that have a table, the finest first; each is merged from the one before it. With a `step`, dimensions and
+    measures are of its rows.
     """
 
     name: str
@@ -292,12 +309,16 @@ class Family:
     grains: tuple[Grain, ...] = HOURS_AND_DAYS
     sessions: Sessions | None = None
     """What makes sessions of the source rows, where it is sessions that are measured."""
+    step: SourceStep | None = None
+    """What adds columns to the source rows, where they are judged before they are measured."""
 
     @property
     def rows(self) -> TableSchema:
-        """What expressions are over: the source table, or sessions of its rows."""
+        """What expressions are over: the source table, with the columns of its step where it has one, or sessions of its rows."""
         source = BY_NAME[self.source]
-        return session_table(source) if self.sessions else source
+        if self.sessions:
+            return session_table(source)
+        return source if self.step is None else replace(source, columns=(*source.columns, *self.step.columns))
 
     @property
     def asset(self) -> str:
@@ -356,6 +377,8 @@ class Catalogue:
     """All declared families and metrics."""
 
     families: tuple[Family, ...]
+    counting: Counting | None = None
+    """The counting policies, where it was loaded from files."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

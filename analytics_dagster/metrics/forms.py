@@ -1,7 +1,7 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
-conversion, ratio, derived). What MetricFlow does not have: a model's `owner` and `sessions`; a metric's `owner`, `unit`,
+conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions` and `step`; a metric's `owner`, `unit`,
 `direction`, `synonyms`, `time`, `kpi`; the type `retention`; the aggregations `last` and `increase`; and a `percentile` beside
 the measure, so that several quantiles share one distribution.
 """
@@ -71,12 +71,13 @@ class SessionsForm(_Form):
 
 
 class SemanticModelForm(_Form):
-    """A source table and what is measured over it."""
+    """A source table and what is measured over it. `step: counting` adds the verdicts of the counting policies to its columns."""
 
     name: Name
     description: Text
     model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
     owner: Text
+    step: Literal["counting"] | None = None
     defaults: DefaultsForm = DefaultsForm()
     sessions: SessionsForm | None = None
     entities: tuple[EntityForm, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import Family, Metric
 from analytics_dagster.metrics.sessions import source_columns_of
@@ -17,8 +19,13 @@ def source_columns(metric: Metric, family: Family) -> tuple[str, ...]:
 
 
 def columns_read(snippet: str, family: Family) -> tuple[str, ...]:
-    """The columns of the raw table that one of a family's expressions is made from, in alphabetical order."""
+    """The columns of the raw table that one of a family's expressions is made from, in alphabetical order: through its sessions
+    or its step where it has one.
+    """
     from analytics_dagster.metrics.expressions import scalar
 
-    columns = scalar(snippet, family.rows).columns
-    return tuple(sorted(source_columns_of(columns, family.sessions) if family.sessions else columns))
+    named: Iterable[str] = scalar(snippet, family.rows).columns
+    if family.sessions:
+        named = source_columns_of(named, family.sessions)
+    reads = {} if family.step is None else family.step.reads
+    return tuple(sorted({column for name in named for column in reads.get(name, (name,))}))

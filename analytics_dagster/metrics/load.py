@@ -1,6 +1,7 @@
 """From YAML files to a checked `Catalogue`: everything that can be wrong is found here, with file, line and remedy.
 
-The built-in catalogue is the folder `catalogue/` beside this module; `ANALYTICS_METRICS` names a folder with more.
+The built-in catalogue is the folder `catalogue/` beside this module; `ANALYTICS_METRICS` names a folder with more. Its folder
+`policies`, and ours, declare counting policies, whose measures and metrics are added here.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from analytics_dagster.errors import DeclarationError
-from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, PLAYS, TableSchema
 from analytics_dagster.metrics import forms
+from analytics_dagster.metrics.counting.load import FOLDER as POLICIES
+from analytics_dagster.metrics.counting.load import load_counting
+from analytics_dagster.metrics.counting.measures import metrics_of_policies, with_measures
+from analytics_dagster.metrics.counting.policies import Counting
+from analytics_dagster.metrics.counting.verdicts import counting_step
 from analytics_dagster.metrics.declarations import (
     FROM_MINUTES,
     HOURS_AND_DAYS,
@@ -33,6 +39,7 @@ from analytics_dagster.metrics.declarations import (
     Origin,
     Ratio,
     Retention,
+    SourceStep,
     did_you_mean,
     leaves,
 )
@@ -71,7 +78,10 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
         if not extra.is_dir():
             raise DeclarationError(f"ANALYTICS_METRICS={extra} is not a folder; name one with metric declarations (*.yaml)")
         files += [_read(path) for path in sorted(p for p in extra.iterdir() if p.suffix in (".yaml", ".yml"))]
-    return _Resolver(files).catalogue()
+    counting = load_counting(None if extra is None else extra / POLICIES)
+    files = [replace(f, form=with_measures(f.form, counting)) for f in files]
+    files += [_Declared(document, form) for document, form in metrics_of_policies(counting)]
+    return _Resolver(files, counting).catalogue()
 
 
 def _read(path: Path) -> _Declared:
@@ -103,8 +113,9 @@ def _describe(document: Document, error: ValidationError) -> str:
 class _Resolver:
     """Names to objects, over all files at once, so that a metric may come before what it is made of."""
 
-    def __init__(self, files: list[_Declared]) -> None:
-        self._files = files
+    def __init__(self, files: list[_Declared], counting: Counting) -> None:
+        self._files, self._counting = files, counting
+        self._step = counting_step(counting)
         self._measures: dict[str, tuple[str, Measure]] = {}
         self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
@@ -114,7 +125,8 @@ class _Resolver:
         families = self._families()
         self._index_metrics()
         metrics = [self._metric(declared, index, form) for declared, index, form in self._forms.values()]
-        return Catalogue(tuple(replace(f, metrics=tuple(m for m in metrics if m.family == f.name)) for f in families))
+        resolved = tuple(replace(f, metrics=tuple(m for m in metrics if m.family == f.name)) for f in families)
+        return Catalogue(resolved, self._counting)
 
     def _families(self) -> list[Family]:
         taken: dict[str, Origin] = {}
@@ -123,7 +135,7 @@ class _Resolver:
             for index, model in enumerate(declared.form.semantic_models):
                 origin = declared.origin("semantic_models", index, "name")
                 _claim(taken, model.name, origin, "semantic model")
-                family = _family(declared, index, model)
+                family = _family(declared, index, model, self._step if model.step else None)
                 for measure in family.measures:
                     if measure.name in self._measures:
                         raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
@@ -297,7 +309,7 @@ def _whole(formula: Formula, first: Measure) -> bool:
             return False
 
 
-def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> Family:
+def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, step: SourceStep | None) -> Family:
     at: tuple[str | int, ...] = ("semantic_models", index)
     source = BY_NAME.get(model.model.removeprefix("raw/"))
     if source is None or source not in EVENT_TABLES:
@@ -305,6 +317,10 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
         where = declared.origin(*at, "model")
         near = did_you_mean(model.model, known)
         raise DeclarationError(f"{where}: no event table {model.model!r}{near}; one of {', '.join(known)}")
+    if step is not None:
+        if source is not PLAYS:
+            raise DeclarationError(f"{declared.origin(*at, 'step')}: step {model.step} is of plays; give model: {PLAYS.path}")
+        source = replace(source, columns=(*source.columns, *step.columns))
     taken: dict[str, Origin] = {}
     entities = []
     for n, entity in enumerate(model.entities):
@@ -332,7 +348,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS, sessions,
+        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS, sessions, step,
     )  # fmt: skip
 
 
@@ -341,6 +357,8 @@ def _sessions(
 ) -> Sessions | None:
     if model.sessions is None:
         return None
+    if model.step is not None:
+        raise DeclarationError(f"{declared.origin(*at, 'sessions')}: a model has sessions or a step, not both; take one out")
     where = declared.origin(*at, "sessions", "entity")
     by_name = {entity.name: entity for entity in entities}
     entity = by_name.get(model.sessions.entity)
@@ -371,7 +389,8 @@ def _measure(
         raise DeclarationError(f"{place}: no dimension {apart!r} in this semantic model{did_you_mean(apart, dimensions)}")
     description = form.description.strip()
     columns = state_columns(form.name, form.agg, snippet.type, description)
-    return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"))
+    of_step = not {c.name for c in BY_NAME[source.name].columns}.issuperset(snippet.columns)
+    return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"), of_step)
 
 
 def _accepts(aggregation: Aggregation, kind: pa.DataType) -> bool:

@@ -104,6 +104,12 @@ BY_HAND = {
     "session_length": (200 + 198 + 5) / 3,
     "sessions_per_listener": 3 / 3,
     "plays_per_session": 9 / 3,
+    "streams_spotify_30s": 5,
+    "streams_spotify_30s_adjusted": 5,
+    "streams_luminate_50_a_day": 4,  # not the one by nobody; the cap is in test_counting.py
+    "streams_luminate_50_a_day_adjusted": 4,
+    "artificial_plays": 0,  # test_counting.py has some
+    "artificial_share": 0,
     "signups": 2,
     "trials": 1,
     "premium_conversions": 2,

@@ -26,6 +26,7 @@ _WITHOUT_COUNTERPART = {
     Aggregation.LAST: "the newest value is no aggregation there",
     Aggregation.INCREASE: "the rise of a counter is no aggregation there",
 }
+_OF_STEP = "whether a play counts depends on other plays of its day, which no expression over one row has"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LeftOut:
 
 def measure_without_counterpart(measure: Measure) -> LeftOut | None:
     """Why a measure cannot be exported in any format, or None where it can."""
-    reason = _WITHOUT_COUNTERPART.get(measure.aggregation)
+    reason = _OF_STEP if measure.of_step else _WITHOUT_COUNTERPART.get(measure.aggregation)
     return LeftOut("measure", measure.name, reason) if reason else None
 
 
