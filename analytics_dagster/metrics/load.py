@@ -341,7 +341,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
         dimensions.append(Dimension(dimension.name, sql, dimension.description.strip()))
     measures = []
     for n, form in enumerate(model.measures):
-        measure = _measure(declared, (*at, "measures", n), form, source, [d.name for d in dimensions])
+        measure = _measure(declared, (*at, "measures", n), form, source, [d.name for d in dimensions], step)
         for column in measure.columns:
             _claim(taken, column.name, measure.origin, "column")
         measures.append(measure)
@@ -375,7 +375,12 @@ def _sessions(
 
 
 def _measure(
-    declared: _Declared, at: Location, form: forms.MeasureForm, source: TableSchema, dimensions: Iterable[str]
+    declared: _Declared,
+    at: Location,
+    form: forms.MeasureForm,
+    source: TableSchema,
+    dimensions: Iterable[str],
+    step: SourceStep | None,
 ) -> Measure:
     where = declared.origin(*at, "expr")
     snippet = _snippet(declared, at, form.expr or form.name, source)
@@ -389,7 +394,7 @@ def _measure(
         raise DeclarationError(f"{place}: no dimension {apart!r} in this semantic model{did_you_mean(apart, dimensions)}")
     description = form.description.strip()
     columns = state_columns(form.name, form.agg, snippet.type, description)
-    of_step = not {c.name for c in BY_NAME[source.name].columns}.issuperset(snippet.columns)
+    of_step = step is not None and not {c.name for c in step.columns}.isdisjoint(snippet.columns)
     return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"), of_step)
 
 
