@@ -33,6 +33,7 @@ SETTINGS = {
         "analytics_log_level",
     ),
     "Counting": ("analytics_stream_seconds",),
+    "When a day is closed": ("analytics_lateness", "analytics_idle_timeout"),
     "The ingest log": (
         "analytics_log",
         "metrics_buffer_size",

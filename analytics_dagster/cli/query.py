@@ -159,6 +159,7 @@ def _day(option: str, value: str | None) -> dt.date | None:
 
 
 def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
+    from analytics_dagster.lake.schemas import MEASURED
     from analytics_dagster.metrics.lineage import source_columns
     from analytics_dagster.metrics.reference import formula_text
 
@@ -173,7 +174,7 @@ def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
         "owner": metric.owner,
         "synonyms": list(metric.synonyms),
         "family": family.name,
-        "source": f"raw/{family.source}",
+        "source": MEASURED[family.source].path,
         "columns": list(source_columns(metric, family)),
         "dimensions": [d.name for d in family.dimensions],
         "never_added_over": list(metric.apart_by),

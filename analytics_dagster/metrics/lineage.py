@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import Family, Metric
 
 
@@ -10,7 +10,7 @@ def source_columns(metric: Metric, family: Family) -> tuple[str, ...]:
     """Columns of the raw table, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
     from analytics_dagster.metrics.expressions import scalar
 
-    source = BY_NAME[family.source]
+    source = MEASURED[family.source]
     read = {"ts"}
     for measure in family.measures_of(metric.formula):
         read.update(scalar(measure.expr, source).columns)

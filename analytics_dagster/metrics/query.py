@@ -166,6 +166,12 @@ class DayReader:
         query = f"SELECT {column} FROM {self._reaching(family, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
         return [row[0] for row in self._connection.execute(query).fetchall()]
 
+    def value_counts(self, family: Family, dimension: str) -> dict[dt.date, int]:
+        """How many values of a dimension each day has, days without rows left out."""
+        kept = f"{self._reaching(family, 0)} WHERE {self._range.condition()}"
+        query = f"SELECT CAST(ts AS DATE) AS day, count(DISTINCT {identifier(dimension)}) FROM {kept} GROUP BY day"
+        return dict(self._connection.execute(query).fetchall())
+
     def _reaching(self, family: Family, window: int) -> str:
         """Name of the table that holds the family's days, and those before them that a window holds."""
         name = identifier(f"days_{family.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import (
     Catalogue,
     Derived,
@@ -79,7 +80,7 @@ def _family(family: Family) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
     tables = f"{', '.join(finer)} and {day}"
-    yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
+    yield f"{family.description} From `{MEASURED[family.source].path}` into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)
     yield "\n| measure | aggregation of | |\n|---|---|---|"
