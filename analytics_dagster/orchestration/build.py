@@ -128,8 +128,7 @@ def build_aggregates(
             partial(aggregate_days, lake, family, first, last, stream_ms=stream_ms, skip=skip), bases
         )
         made = publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
-        days = {day: {"input_id": p.sequence, "basis": bases[day].text()} for day, p in inputs.items()}
-        return [replace(p, **days[p.content.day]) for p in made], noted
+        return [replace(p, input_id=inputs[p.content.day].sequence, basis=bases[p.content.day].text()) for p in made], noted
 
     results = for_each_tenant(installation, with_landing(installation, source, tenants), compute, log)
     made = [p for publications, _ in results.made.values() for p in publications]

@@ -18,7 +18,7 @@ import yaml
 
 from analytics_dagster.cli import main
 from analytics_dagster.errors import UserError
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import Catalogue, leaves
 from analytics_dagster.metrics.export import ExportFormat, export_text
 from analytics_dagster.metrics.export.dialects import ansi_sql, databricks_sql, duckdb_sql, rewritten
@@ -314,7 +314,7 @@ def test_every_exported_snippet_is_one_that_duckdb_runs_over_its_source(catalogu
     _, document = exported(catalogue, ExportFormat.METRICFLOW)
     with duckdb.connect() as connection:
         for source in {family.source for family in catalogue.families}:
-            connection.register(source, BY_NAME[source].arrow.empty_table())
+            connection.register(source, MEASURED[source].arrow.empty_table())
         for source, snippet in metricflow_snippets(document):
             connection.execute(f"SELECT {snippet} FROM {source}").fetchall()
 
