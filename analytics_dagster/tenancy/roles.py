@@ -93,6 +93,7 @@ VERBS: Mapping[str, Permission] = {
     "metrics list": Permission.CATALOGUE_READ,
     "metrics show": Permission.CATALOGUE_READ,
     "metrics export": Permission.CATALOGUE_READ,
+    "restatements": Permission.FIGURES_READ,
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,
