@@ -1,4 +1,4 @@
-"""Materializing one day of 365 again after 1,000 late plays: what it costs beside one day alone, and that no other day changes."""
+"""One day of 365 materialized again after 1,000 late plays: what it costs beside one day alone, and that no other changes."""
 
 from __future__ import annotations
 
