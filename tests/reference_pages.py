@@ -98,7 +98,7 @@ LAYERS = {
     "raw": "Each day's arrivals with every key once. Rebuilt from landing whenever asked, with the same rows.",
     "catalogue": "What listeners, tracks, artists and playlists are, as last described. Without partitions; group `catalogue`.",
     "aggregates": "Metric series by hour and by day, one asset for each family of [metrics](metrics.md). "
-    "`aggregates/restatements` counts the [ledger](../explanation/restatement.md) `landing/restatements`, which the others append to.",
+    "`aggregates/restatements` counts the [ledger](../explanation/restatement.md) `landing/restatements`.",
     "quality": "All verdicts of the [checks](quality.md), and a score for each day.",
     "models": "How odd each day of each KPI was ([models](models.md)).",
     "forecasts": "What comes next ([models](models.md)). A range of days makes the forecast of its newest day.",

@@ -17,9 +17,9 @@ from analytics_dagster.installation import open_installation
 from analytics_dagster.lake.content import DayContent, day_contents, days_between
 from analytics_dagster.lake.schemas import PLAYS, RESTATEMENTS
 from analytics_dagster.metrics.declarations import Family
-from analytics_dagster.metrics.load import load_catalogue
 from analytics_dagster.metrics.restatements import Figure, figures_of_days
 from analytics_dagster.orchestration.build import Built, build_aggregates
+from analytics_dagster.orchestration.tables import catalogue
 from analytics_dagster.orchestration.tenant_steps import publications_of
 from analytics_dagster.settings import Settings
 
@@ -63,17 +63,18 @@ def play(name: str, day: dt.date = FIRST, country: str | None = "DE", listener: 
 class World:
     """A home with a tenant, whose days FIRST to LAST are computed when asked."""
 
-    def __init__(self, home: Path, *, small: bool = True, **settings: Any) -> None:
+    def __init__(self, home: Path, *, small: bool = True, declared: Path | None = None, **settings: Any) -> None:
+        """`declared` is the folder of declarations: read once each, which takes longer than a materialization."""
         self.home, self.clock = home, ManualClock(NOW)
-        declared = home.parent / "declared"
+        declared = declared or home.parent / "declared"
         declared.mkdir(exist_ok=True)
-        (declared / "small.yaml").write_text(SMALL)
+        if not (declared / "small.yaml").exists():
+            (declared / "small.yaml").write_text(SMALL)
         overrides = {"analytics_metrics": declared, **settings} if small else settings
         self.installation = open_installation(Settings.from_environment(home, overrides), self.clock, create=True)
         self.installation.tenants.ensure(TENANT)
         self.lake = self.installation.lake.tenant(TENANT)
-        catalogue = load_catalogue(declared if small else None)
-        self.family: Family = catalogue.family("small" if small else "listening")
+        self.family: Family = catalogue(declared if small else None).family("small" if small else "listening")
 
     def arrive(self, *rows: Mapping[str, Any], name: str = "import") -> None:
         self.installation.landing.append(TENANT, PLAYS, pa.Table.from_pylist(list(rows), schema=PLAYS.arrow), name)
