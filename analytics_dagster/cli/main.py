@@ -20,6 +20,7 @@ from analytics_dagster.cli import (
     key,
     materialize,
     query,
+    restatements,
     rules,
     serve,
     session,
