@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import Family, Metric
 from analytics_dagster.metrics.sessions import source_columns_of
 
 
 def source_columns(metric: Metric, family: Family) -> tuple[str, ...]:
     """Columns of the raw table, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
-    source = BY_NAME[family.source]
+    source = MEASURED[family.source]
     read = {"ts"}
     for measure in family.measures_of(metric.formula):
         read.update(columns_read(measure.expr, family))

@@ -86,6 +86,17 @@ def all_sources(listening: Figures) -> Figures:
             {"ts": ts, "host": "b", "cpu_percent": math.nan, "memory_percent": None, "disk_percent": None, "network_bytes": None},
         ],
     )
+    restated = [
+        # day, share, of one value of a dimension
+        (dt.date(2026, 1, 3), 0.25, None),
+        (dt.date(2026, 1, 3), 0.75, "country"),
+        (dt.date(2026, 1, 4), None, None),
+        (dt.date(2026, 1, 4), 0.05, None),
+    ]
+    listening.write(
+        "restatements",
+        [{"ts": ts, "day": day, "metric": "plays", "share": share, "split_by": split} for day, share, split in restated],
+    )
     return listening
 
 
@@ -143,6 +154,9 @@ BY_HAND = {
     "disk_usage_percent": 70.5,
     "disk_usage_max_percent": 71,
     "network_bytes": 15,
+    "restated_figures": 4,
+    "restated_days": 2,
+    "largest_restatement": 0.25,
 }
 # Over the days that end with the only one. ann paid twice and bob once.
 ROLLING = {
