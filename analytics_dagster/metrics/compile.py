@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from analytics_dagster.lake.compute import identifier as q
-from analytics_dagster.metrics import states
+from analytics_dagster.metrics import sets, states
 from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
 
 SOURCE = "source"
@@ -20,14 +20,16 @@ FINER = "finer"
 
 @dataclass(frozen=True)
 class FamilyQueries:
-    """SQL of one family. All queries give exactly the columns of the family's tables, in the tables' order, unsorted.
+    """SQL of one family. `build` and `merges` give the columns of the family's tables, in the tables' order, unsorted.
 
-    `build` makes the finest grain, `merges` each coarser one from the one before it. `parameters` are the named parameters
-    that `build` takes (a subset of `expressions.PARAMETERS`).
+    `build` makes the finest grain, `merges` each coarser one from the one before it, both without sets; `sets` selects the ids
+    that each coarser one has beside (see `sets.py`). `parameters` are the named parameters that `build` and `sets` take (a
+    subset of `expressions.PARAMETERS`).
     """
 
     build: str
     merges: Mapping[Grain, str]
+    sets: Mapping[Grain, tuple[str, ...]]
     parameters: tuple[str, ...]
 
 
@@ -38,21 +40,21 @@ def compile_family(family: Family) -> FamilyQueries:
     build = build_at(family, family.grains[0], family.measures)
     dimensions = [q(d.name) for d in family.dimensions]
     merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
-    return FamilyQueries(build, merges, tuple(p for p in PARAMETERS if f"${p}" in build))
+    ids = {grain: tuple(sets.seen(family, measure, grain) for measure in sets.sets_of(family)) for grain in family.grains[1:]}
+    written = "".join([build, *itertools.chain(*ids.values())])
+    return FamilyQueries(build, merges, ids, tuple(p for p in PARAMETERS if f"${p}" in written))
 
 
 def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     """State rows of any stored grain from the source rows in `source`, with the state of some measures: what merging up from the
-    finest grain gives too.
+    finest grain gives too. Sets are left out.
     """
-    wanted = tuple(measures)
-    keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
+    wanted = _without_sets(measures)
+    keys = [sets.bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
     relation = SOURCE
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
-        elif measure.aggregation is Aggregation.COUNT_DISTINCT:
-            relation = f"({states.hashed(measure, relation)})"
     named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
     values = _named(wanted, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))
@@ -60,21 +62,26 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
 
 
 def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str) -> str:
-    """State rows of `relation` merged to a coarser grain, over all dimensions but `dimensions` (quoted)."""
+    """State rows of `relation` merged to a coarser grain, over all dimensions but `dimensions` (quoted). Sets are left out."""
+    measures = _without_sets(family.measures)
     names = ["ts", *dimensions]
     keys = ", ".join(names)
-    state = [q(c.name) for m in family.measures for c in m.columns]
-    for measure in family.measures:
+    state = [q(c.name) for m in measures for c in m.columns]
+    for measure in measures:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.joined(measure, [_bucket(grain), *(q(d.name) for d in family.dimensions)], relation)})"
     picked = f"SELECT {', '.join([f'{_bucket(grain)} AS ts', *dimensions, *state])} FROM {relation}"
-    folded = _named(family.measures, states.merge, but=Aggregation.PERCENTILE)
+    folded = _named(measures, states.merge, but=Aggregation.PERCENTILE)
     parts = {"picked": picked, "folded": f"SELECT {', '.join([keys, *folded])} FROM picked GROUP BY {keys}"}
-    for measure in family.measures:
+    for measure in measures:
         if measure.aggregation is Aggregation.PERCENTILE:
             parts[f"of_{measure.name}"] = states.merged_buckets(measure, keys, "picked")
     columns = [f"folded.{name}" for name in names] + state
     return with_joined(parts, "folded", names, columns)
+
+
+def _without_sets(measures: Iterable[Measure]) -> tuple[Measure, ...]:
+    return tuple(m for m in measures if m.aggregation is not Aggregation.COUNT_DISTINCT)
 
 
 def _named(measures: Iterable[Measure], made: Callable[[Measure], list[str]], but: Aggregation | None = None) -> list[str]:
