@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError, UserError
-from analytics_dagster.lake.compute import connect, identifier
+from analytics_dagster.lake.compute import connect, identifier, literal
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.compile import with_joined
@@ -197,19 +197,25 @@ class _Plan:
     conditions: tuple[str, ...]
     parameters: list[str]
     range: Range
+    counts: str = ""
+    counted: frozenset[str] = frozenset()
+    """Distinct counts that `counts` (rows of `Family.counts`) answers, so that their sets are not read."""
 
     def sql(self) -> str:
         keys = [f"_k{n}" for n in range(len(self.by))]
         every_key = ", ".join(["ts", *keys])
         measures = {m.name: m for m in self.family.measures_of(self.metric.formula)}
-        parts = {**self._rows(measures), "picked": self._picked(keys, measures)}
-        parts |= self._rolling(keys, measures)
-        parts |= _spined(parts, keys, measures) if _window(self.metric.formula) else {"folded": _folded(every_key, measures)}
+        stored = {name: m for name, m in measures.items() if name not in self.counted}
+        parts = {**self._rows(stored), "picked": self._picked(keys, stored)}
+        parts |= self._rolling(keys, stored)
+        parts |= _spined(parts, keys, stored) if _window(self.metric.formula) else {"folded": _folded(every_key, stored)}
         for leaf in dict.fromkeys(leaves(self.metric.formula)):
             measure = measures[leaf.measure]
             if leaf.window is not None:
                 continue
-            if measure.aggregation is Aggregation.COUNT_DISTINCT:
+            if measure.name in self.counted:
+                parts[_alias(leaf)] = self._counts(measure, keys)
+            elif measure.aggregation is Aggregation.COUNT_DISTINCT:
                 parts[_alias(leaf)] = states.distinct_figures(measure, every_key, "picked", "figure")
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
                 parts[_alias(leaf)] = states.percentile_figures(measure, leaf.percentile, every_key, "picked", "figure")
@@ -249,6 +255,15 @@ class _Plan:
             *(identifier(c.name) for m in measures.values() for c in m.columns),
         ]
         return f"SELECT {', '.join(columns)} FROM matching"
+
+    def _counts(self, measure: Measure, keys: list[str]) -> str:
+        """Distinct ids as they were counted ahead, under the keys of the answer."""
+        names = {*self.by, *(m.name for m in self.matchers)}
+        dimension = f"= {literal(names.pop())}" if names else "IS NULL"
+        pinned = [f"value = {literal(m.value)}" for m in self.matchers if not self.by]
+        where = [f"measure = {literal(measure.name)}", f"dimension {dimension}", '"count" > 0', *pinned]
+        values = "".join(f", value AS {key}" for key in keys)
+        return f'SELECT ts{values}, CAST("count" AS DOUBLE) AS figure FROM {self.counts} WHERE {" AND ".join(where)}'
 
     def _rolling(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
         """The common tables of what is told over a window, and those that they need."""
@@ -303,7 +318,30 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
         read = reaching_back(wanted, _window(metric.formula))
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
     by_sql = tuple(expressions[name] for name in query.by)
-    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
+    plan = _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
+    return plan if points is None else _counted(plan, tenant, points.connection)
+
+
+def _counted(plan: _Plan, tenant: TenantLake, connection: duckdb.DuckDBPyConnection) -> _Plan:
+    """The plan with counts in place of sets, where they answer the same: by day and at most one dimension.
+
+    Days of an older version have no counts; where one of them is asked for, the sets are read.
+    """
+    windowed = {leaf.measure for leaf in leaves(plan.metric.formula) if leaf.window}
+    measures = plan.family.measures_of(plan.metric.formula)
+    sets = {m.name for m in measures if m.aggregation is Aggregation.COUNT_DISTINCT} - windowed
+    pinned = plan.by or not plan.matchers or [(m.operator, m.value > "") for m in plan.matchers] == [(Operator.EQUAL, True)]
+    if not sets or plan.grain is not Grain.DAY or not pinned or len({*plan.by, *(m.name for m in plan.matchers)}) > 1:
+        return plan
+    assert plan.family.counts is not None
+    table, open_ended = tenant.table(plan.family.counts), plan.range.begin is plan.range.end is None
+    counts = f"(SELECT * FROM {table.sql() if open_ended else table.sql(*plan.range.days)} WHERE {plan.range.condition()})"
+    read = reaching_back(plan.range, _window(plan.metric.formula))
+    rows = f"({state_rows(tenant, plan.family, Grain.DAY, read, [m for m in measures if m.name not in sets])})"
+    days = f"SELECT count(DISTINCT ts) FROM {rows} WHERE {plan.range.condition()}"
+    total = f"SELECT count(*) FROM {counts} WHERE dimension IS NULL AND measure = {literal(min(sets))}"
+    [(complete,)] = connection.execute(f"SELECT ({days}) = ({total})").fetchall()
+    return replace(plan, relation=rows, counts=counts, counted=frozenset(sets)) if complete else plan
 
 
 def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:

@@ -14,7 +14,7 @@ A sketch may replace the lists later: this module, `Family.table` and `states.di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -44,22 +44,22 @@ def bucket(grain: Grain) -> str:
 
 
 def seen(family: Family, measure: Measure, grain: Grain) -> str:
-    """A SELECT of every id of the rows in `source`, once for each bucket and combination of dimensions: `ts`, `combination` (as
-    `combination` gives it), `given` (the id) and `within` (the bits).
+    """A SELECT of every id of the rows in `source`, once for each bucket and combination of dimensions: `combination` (as
+    the function of that name gives it), `given` (the id) and `within` (the bits).
     """
     finer = family.grains[family.grains.index(grain) - 1]
     kind = "INTEGER" if grain is Grain.DAY else "BIGINT"
     bit = f"CAST(1 AS {kind}) << CAST({_into(grain)} // {MICROSECONDS[finer]} AS {kind})"
-    keys = [bucket(grain), combination(f"({d.expr})" for d in family.dimensions), f"CAST(({measure.expr}) AS VARCHAR)"]
-    named = ", ".join(f"{sql} AS {name}" for sql, name in zip(keys, ("ts", "combination", "given"), strict=True))
-    return f"SELECT {named}, bit_or({bit}) AS within FROM source WHERE ({measure.expr}) IS NOT NULL GROUP BY 1, 2, 3"
+    start = f"epoch_us(ts) - {_into(grain)}"
+    keys = f"{combination(start, (f'({d.expr})' for d in family.dimensions))} AS combination, CAST(({measure.expr}) AS VARCHAR) AS given"
+    return f"SELECT {keys}, bit_or({bit}) AS within FROM source WHERE ({measure.expr}) IS NOT NULL GROUP BY 1, 2"
 
 
-def combination(dimensions: Iterable[str]) -> str:
-    """SQL for one number for all dimensions: DuckDB's hash, to be compared within one query and never stored. Grouping by each
-    dimension's text takes twice as long.
+def combination(start: str, dimensions: Iterable[str]) -> str:
+    """SQL for one number for a bucket, which starts at so many microseconds, and all dimensions: DuckDB's hash, to be compared
+    within one run and never stored. Grouping by each dimension's text takes twice as long.
     """
-    return f"hash({', '.join(['0', *dimensions])})"
+    return f"hash({', '.join([start, *dimensions])})"
 
 
 def hashed(id_: str) -> str:
@@ -91,12 +91,10 @@ class SetBuilder:
                 ids = "people"
             distinct = f"SELECT given, {hashed('given')} AS id FROM (SELECT DISTINCT given FROM {ids})"
             self._execute(f"CREATE OR REPLACE TEMP TABLE ids AS {distinct}", {})
-            self._execute(
-                f"CREATE OR REPLACE TEMP TABLE sets{n} AS SELECT ts, combination, list(id) AS ids, list(within) AS within "
-                "FROM seen JOIN ids USING (given) GROUP BY ts, combination",
-                {},
-            )
-            joins += f" LEFT JOIN sets{n} ON sets{n}.ts = cells.ts AND sets{n}.combination = {combination(self._of('cells'))}"
+            lists = "SELECT combination, list(id) AS ids, list(within) AS within FROM seen JOIN ids USING (given)"
+            self._execute(f"CREATE OR REPLACE TEMP TABLE sets{n} AS {lists} GROUP BY combination", {})
+            cell = combination("epoch_us(cells.ts)", (f"cells.{name}" for name in self._dimensions))
+            joins += f" LEFT JOIN sets{n} ON sets{n}.combination = {cell}"
             columns += [f"sets{n}.ids AS {q(measure.name)}", f"sets{n}.within AS {q(within(measure.name))}"]
         self._connection.execute("DROP TABLE IF EXISTS seen; DROP TABLE IF EXISTS people; DROP TABLE IF EXISTS ids")
         return f"SELECT {', '.join(columns)} FROM cells{joins}"
@@ -109,10 +107,9 @@ class SetBuilder:
         """
         names = self._dimensions
         numbers = "".join(f", dense_rank() OVER (ORDER BY {d} NULLS FIRST) - 1 AS n{n}" for n, d in enumerate(names))
-        apart = ", ".join(["1 AS one", *names])
         self._execute(
-            f"CREATE OR REPLACE TEMP TABLE numbered AS SELECT {combination(names)} AS combination, *{numbers} "
-            f"FROM (SELECT DISTINCT {apart} FROM cells)",
+            f"CREATE OR REPLACE TEMP TABLE numbered AS SELECT {combination('epoch_us(ts)', names)} AS combination, "
+            f"{', '.join(['ts', *names])}{numbers} FROM cells",
             {},
         )
         [widths] = self._connection.execute(
@@ -126,7 +123,10 @@ class SetBuilder:
         self._execute(
             f"CREATE OR REPLACE TEMP TABLE patterns AS SELECT ts{kept}, count(*) AS n FROM people GROUP BY ts{kept}", {}
         )
-        self._keep(measure, "NULL", "NULL", "sum(n)", "patterns")
+        # A day without ids is counted too: so it is known which days were.
+        self._keep(
+            measure, "NULL", "NULL", "coalesce(sum(n), 0)", "(SELECT DISTINCT ts FROM cells) LEFT JOIN patterns USING (ts)"
+        )
         for n, name in enumerate(names):
             values = f"(SELECT DISTINCT n{n}, {name} AS value FROM numbered) AS v"
             if n in few:
@@ -138,7 +138,7 @@ class SetBuilder:
                     f"patterns JOIN {values} ON (m{n} >> n{n}) & 1 = 1",
                 )
             else:
-                rows = f"seen JOIN (SELECT combination, {name} AS value FROM numbered) USING (combination)"
+                rows = f"seen JOIN (SELECT combination, ts, {name} AS value FROM numbered) USING (combination)"
                 self._keep(measure, literal(self._family.dimensions[n].name), "value", "count(DISTINCT given)", rows)
 
     def _keep(self, measure: Measure, dimension: str, value: str, count: str, rows: str) -> None:
@@ -146,9 +146,6 @@ class SetBuilder:
         self._execute(
             f"INSERT INTO counted SELECT ts, {literal(measure.name)}, {dimension}, {value}, {count} FROM {rows} GROUP BY {by}", {}
         )
-
-    def _of(self, table: str) -> Iterator[str]:
-        return (f"{table}.{name}" for name in self._dimensions)
 
     def _execute(self, query: str, parameters: dict[str, int]) -> None:
         given = {name: value for name, value in parameters.items() if f"${name}" in query}
