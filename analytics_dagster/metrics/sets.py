@@ -50,8 +50,10 @@ def seen(family: Family, measure: Measure, grain: Grain) -> str:
     finer = family.grains[family.grains.index(grain) - 1]
     kind = "INTEGER" if grain is Grain.DAY else "BIGINT"
     bit = f"CAST(1 AS {kind}) << CAST({_into(grain)} // {MICROSECONDS[finer]} AS {kind})"
-    start = f"epoch_us(ts) - {_into(grain)}"
-    keys = f"{combination(start, (f'({d.expr})' for d in family.dimensions))} AS combination, CAST(({measure.expr}) AS VARCHAR) AS given"
+    dimensions = (f"({d.expr})" for d in family.dimensions)
+    keys = (
+        f"{combination(f'epoch_us(ts) - {_into(grain)}', dimensions)} AS combination, CAST(({measure.expr}) AS VARCHAR) AS given"
+    )
     return f"SELECT {keys}, bit_or({bit}) AS within FROM source WHERE ({measure.expr}) IS NOT NULL GROUP BY 1, 2"
 
 
