@@ -275,7 +275,8 @@ class _Plan:
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
-            figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days")
+            bounded = self.range.days if self.range.begin and self.range.end else None
+            figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days", bounded)
             told = f"SELECT * FROM ({figures}) WHERE {self.range.condition()}"
             parts[_alias(leaf)] = f"SELECT {named}, arg_max(figure, ts) AS figure FROM ({told}) GROUP BY {by}"
         return parts
