@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -117,9 +116,15 @@ def _child(side: str, folder: str) -> tuple[float, float, list[list[float]]]:
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.metrics", f"--{side}", folder], stdout=subprocess.PIPE)
     assert process.stdout is not None
     said = json.loads(process.stdout.read())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return said["seconds"], usage.ru_maxrss / 1024**2, said["figures"]
+    if process.wait():
+        raise RuntimeError(f"the process of the side {side!r} ended with {process.returncode}")
+    return said["seconds"], said["gigabytes"], said["figures"]
+
+
+def _peak() -> float:
+    """The most gibibytes that this process had. Not `ru_maxrss`, which begins with what the process had that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024**2
 
 
 def _ours(folder: Path) -> list[list[float]]:
@@ -156,7 +161,7 @@ def main(arguments: list[str]) -> int:
         work = _ours if arguments[0] == "--ours" else _hand
         began = time.perf_counter()
         figures = work(Path(arguments[1]))
-        print(json.dumps({"seconds": time.perf_counter() - began, "figures": figures}))
+        print(json.dumps({"seconds": time.perf_counter() - began, "gigabytes": _peak(), "figures": figures}))
         return 0
     unknown = sorted(set(arguments) - set(PARTS))
     if unknown:
