@@ -40,7 +40,9 @@ def compile_family(family: Family) -> FamilyQueries:
     build = build_at(family, family.grains[0], family.measures)
     dimensions = [q(d.name) for d in family.dimensions]
     merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
-    ids = {grain: tuple(sets.seen(family, measure, grain) for measure in sets.sets_of(family)) for grain in family.grains[1:]}
+    ids = {
+        grain: tuple(sets.seen(family, measure, grain, SOURCE) for measure in sets.sets_of(family)) for grain in family.grains[1:]
+    }
     written = "".join([build, *itertools.chain(*ids.values())])
     return FamilyQueries(build, merges, ids, tuple(p for p in PARAMETERS if f"${p}" in written))
 

@@ -43,8 +43,8 @@ def bucket(grain: Grain) -> str:
     return f"make_timestamptz(epoch_us(ts) - {_into(grain)})"
 
 
-def seen(family: Family, measure: Measure, grain: Grain) -> str:
-    """A SELECT of every id of the rows in `source`, once for each bucket and combination of dimensions: `combination` (as
+def seen(family: Family, measure: Measure, grain: Grain, relation: str) -> str:
+    """A SELECT of every id of the rows in `relation`, once for each bucket and combination of dimensions: `combination` (as
     the function of that name gives it), `given` (the id) and `within` (the bits).
     """
     finer = family.grains[family.grains.index(grain) - 1]
@@ -54,7 +54,7 @@ def seen(family: Family, measure: Measure, grain: Grain) -> str:
     keys = (
         f"{combination(f'epoch_us(ts) - {_into(grain)}', dimensions)} AS combination, CAST(({measure.expr}) AS VARCHAR) AS given"
     )
-    return f"SELECT {keys}, bit_or({bit}) AS within FROM source WHERE ({measure.expr}) IS NOT NULL GROUP BY 1, 2"
+    return f"SELECT {keys}, bit_or({bit}) AS within FROM {relation} WHERE ({measure.expr}) IS NOT NULL GROUP BY 1, 2"
 
 
 def combination(start: str, dimensions: Iterable[str]) -> str:
@@ -84,8 +84,7 @@ class SetBuilder:
         """A SELECT of what `states` selects (a span's rows of the grain), with the sets of the rows in `source`, unsorted."""
         self._execute(f"CREATE OR REPLACE TEMP TABLE cells AS {states}", {})
         joins, columns = "", ["cells.*"]
-        for n, measure in enumerate(sets_of(self._family)):
-            query = seen(self._family, measure, grain)
+        for n, (measure, query) in enumerate(zip(sets_of(self._family), self._family.queries.sets[grain], strict=True)):
             self._execute(f"CREATE OR REPLACE TEMP TABLE seen AS {query}", parameters)
             ids = "seen"
             if grain is Grain.DAY:
