@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -12,28 +11,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
+from benchmarks.asking import ninety_days
 from benchmarks.late_plays import late_plays
+from benchmarks.plays import FIRST, aggregate, tenant_of, write
 from benchmarks.report import Line
+from benchmarks.tenants import many_tenants
 
 if TYPE_CHECKING:
-    from analytics_dagster.lake.lake import TenantLake
+    pass
 
 ROUNDS = 3
-STREAM_MS = 30_000
 # What is written by hand keeps whole sets of listeners in memory; ours has the limit that it has everywhere.
 HAND_MEMORY = "12GB"
-FIRST = dt.date(2026, 1, 1)
-COUNTRIES = np.array(["US", "DE", "FR", "BR", "JP", "GB", "MX", "ES", "IT", "SE"])
-TIERS = np.array(["premium", "free"])
-SOURCES = np.array(["playlist", "search", "library", "artist", "radio"])
-DEVICES = np.array(["ios", "android", "web"])
-ENDS = np.array(["trackdone", "fwdbtn", "backbtn", "endplay"])
-
 # What the listening family's metrics say, in total and by country.
 BY_HAND = """
 SELECT country, count(*) AS plays,
@@ -64,7 +57,7 @@ ORDER BY day
 def one_day() -> Iterator[Line]:
     """One day of 10,000,000 plays by up to 1,000,000 listeners: tables and every figure, each side in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-metrics-") as folder:
-        _write(_tenant(Path(folder)), days=1, per_day=10_000_000, listeners=1_000_000)
+        write(tenant_of(Path(folder)), days=1, per_day=10_000_000, listeners=1_000_000)
         figures: dict[str, list[list[float]]] = {}
         measured: dict[str, list[tuple[float, float]]] = {"ours": [], "hand": []}
         for _ in range(ROUNDS):
@@ -88,9 +81,9 @@ def windows() -> Iterator[Line]:
     last = FIRST + dt.timedelta(days=119)
     first = last - dt.timedelta(days=89)
     with tempfile.TemporaryDirectory(prefix="bench-metrics-") as folder:
-        tenant, catalogue = _tenant(Path(folder)), load_catalogue()
-        _write(tenant, days=120, per_day=130_000, listeners=1_000_000)
-        _aggregate(tenant, last)
+        tenant, catalogue = tenant_of(Path(folder)), load_catalogue()
+        write(tenant, days=120, per_day=130_000, listeners=1_000_000)
+        aggregate(tenant, last)
         query = WINDOW_BY_HAND.format(plays=tenant.table(PLAYS).sql(FIRST, last), first=first, last=last)
         with connect(memory_limit=HAND_MEMORY) as connection:
             hand, expected = _timed(lambda: [float(row[1]) for row in connection.execute(query).fetchall()], 1)
@@ -101,7 +94,13 @@ def windows() -> Iterator[Line]:
     yield Line("monthly listeners of 90 days", figure, "-")
 
 
-PARTS: dict[str, Callable[[], Iterator[Line]]] = {"day": one_day, "windows": windows, "late": late_plays}
+PARTS: dict[str, Callable[[], Iterator[Line]]] = {
+    "day": one_day,
+    "windows": windows,
+    "late": late_plays,
+    "tenants": many_tenants,
+    "asking": ninety_days,
+}
 
 
 def _timed(work: Callable[[], list[float]], rounds: int) -> tuple[float, list[float]]:
@@ -119,17 +118,23 @@ def _child(side: str, folder: str) -> tuple[float, float, list[list[float]]]:
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.metrics", f"--{side}", folder], stdout=subprocess.PIPE)
     assert process.stdout is not None
     said = json.loads(process.stdout.read())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return said["seconds"], usage.ru_maxrss / 1024**2, said["figures"]
+    if process.wait():
+        raise RuntimeError(f"the process of the side {side!r} ended with {process.returncode}")
+    return said["seconds"], said["gigabytes"], said["figures"]
+
+
+def _peak() -> float:
+    """The most gibibytes that this process had. Not `ru_maxrss`, which begins with what the process had that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024**2
 
 
 def _ours(folder: Path) -> list[list[float]]:
     from analytics_dagster.metrics.load import load_catalogue
     from analytics_dagster.metrics.query import MetricQuery, run_query
 
-    tenant, catalogue = _tenant(folder), load_catalogue()
-    _aggregate(tenant, FIRST)
+    tenant, catalogue = tenant_of(folder), load_catalogue()
+    aggregate(tenant, FIRST)
     columns = []
     for name in NAMES:
         split = (run_query(tenant, catalogue, MetricQuery(name, FIRST, FIRST, by=by)) for by in ((), ("country",)))
@@ -142,7 +147,7 @@ def _hand(folder: Path) -> list[list[float]]:
     from analytics_dagster.lake.schemas import PLAYS
 
     with connect(memory_limit=HAND_MEMORY) as connection:
-        rows = connection.execute(BY_HAND.format(plays=_tenant(folder).table(PLAYS).sql(FIRST, FIRST))).fetchall()
+        rows = connection.execute(BY_HAND.format(plays=tenant_of(folder).table(PLAYS).sql(FIRST, FIRST))).fetchall()
     return [[float(value) for value in row[1:]] for row in rows]
 
 
@@ -152,59 +157,13 @@ def _require_equal(ours: list[list[float]], hand: list[list[float]]) -> None:
         raise RuntimeError(f"the figures differ: {ours[:2]} and, by hand, {hand[:2]}")
 
 
-def _tenant(folder: Path) -> TenantLake:
-    from analytics_dagster.lake.lake import Lake
-
-    return Lake(str(folder / "lake"), folder / "locks").tenant("acme")
-
-
-def _aggregate(tenant: TenantLake, last: dt.date) -> None:
-    from analytics_dagster.metrics.aggregate import aggregate_days
-    from analytics_dagster.metrics.load import load_catalogue
-
-    aggregate_days(tenant, load_catalogue().family("listening"), FIRST, last, stream_ms=STREAM_MS)
-
-
-def _write(tenant: TenantLake, days: int, per_day: int, listeners: int) -> None:
-    """Raw plays, some listeners and tracks far more often than others."""
-    from analytics_dagster.lake.schemas import PLAYS
-
-    chance, count = np.random.default_rng(7), days * per_day
-    start = int(dt.datetime.combine(FIRST, dt.time(), dt.UTC).timestamp() * 1_000_000)
-    who = (listeners * chance.random(count) ** 2).astype(np.int64)
-    track_ms = chance.integers(120_000, 300_000, count)
-    played = np.minimum(track_ms, chance.integers(0, 400_000, count))
-    source = chance.integers(0, len(SOURCES), count)
-    given: dict[str, Any] = {
-        "play_id": pa.array(np.arange(count)).cast(pa.string()),
-        "ts": pa.array(np.sort(start + chance.integers(0, days * 86_400_000_000, count))).cast(pa.timestamp("us", "UTC")),
-        "listener_id": pa.array(who).cast(pa.string()),
-        "track_id": pa.array((2_000_000 * chance.random(count) ** 3).astype(np.int64)).cast(pa.string()),
-        "ms_played": pa.array(played),
-        "track_ms": pa.array(track_ms),
-        "end_reason": _text(ENDS, np.where(played >= track_ms, 0, 1 + who % 3)),
-        "source": _text(SOURCES, source),
-        "playlist_id": pa.array(np.where(source == 0, who % 1_000, -1)).cast(pa.string()),
-        "country": _text(COUNTRIES, who % len(COUNTRIES)),
-        "tier": _text(TIERS, who % len(TIERS)),
-        "device": _text(DEVICES, who % len(DEVICES)),
-        "format": _text(np.array(["bench"]), np.zeros(count, np.int64)),
-    }
-    columns = [given.get(c.name, pa.nulls(count, c.type)).cast(c.type) for c in PLAYS.columns]
-    tenant.table(PLAYS).overwrite_days(pa.table(columns, schema=PLAYS.arrow), FIRST, FIRST + dt.timedelta(days=days - 1))
-
-
-def _text(distinct: np.ndarray, codes: np.ndarray) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(distinct.tolist(), pa.string()))
-
-
 def main(arguments: list[str]) -> int:
     """Run the parts that are named, or all. `--ours` and `--hand` are the processes that `day` starts."""
     if arguments[:1] in (["--ours"], ["--hand"]):
         work = _ours if arguments[0] == "--ours" else _hand
         began = time.perf_counter()
         figures = work(Path(arguments[1]))
-        print(json.dumps({"seconds": time.perf_counter() - began, "figures": figures}))
+        print(json.dumps({"seconds": time.perf_counter() - began, "gigabytes": _peak(), "figures": figures}))
         return 0
     unknown = sorted(set(arguments) - set(PARTS))
     if unknown:

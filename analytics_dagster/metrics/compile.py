@@ -11,26 +11,27 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from analytics_dagster.lake.compute import identifier as q
-from analytics_dagster.lake.schemas import BY_NAME
-from analytics_dagster.metrics import states
+from analytics_dagster.lake.schemas import MEASURED
+from analytics_dagster.metrics import sets, states
 from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
 from analytics_dagster.metrics.sessions import session_rows
 
 SOURCE = "source"
 FINER = "finer"
-_SESSIONS = "_sessions"
 
 
 @dataclass(frozen=True)
 class FamilyQueries:
-    """SQL of one family. All queries give exactly the columns of the family's tables, in the tables' order, unsorted.
+    """SQL of one family. `build` and `merges` give the columns of the family's tables, in the tables' order, unsorted.
 
-    `build` makes the finest grain, `merges` each coarser one from the one before it. `parameters` are the named parameters
-    that `build` takes (a subset of `expressions.PARAMETERS`).
+    `build` makes the finest grain, `merges` each coarser one from the one before it, both without sets; `sets` selects the ids
+    that each coarser one has beside (see `sets.py`). `parameters` are the named parameters that `build` and `sets` take (a
+    subset of `expressions.PARAMETERS`).
     """
 
     build: str
     merges: Mapping[Grain, str]
+    sets: Mapping[Grain, tuple[str, ...]]
     parameters: tuple[str, ...]
 
 
@@ -41,45 +42,51 @@ def compile_family(family: Family) -> FamilyQueries:
     build = build_at(family, family.grains[0], family.measures)
     dimensions = [q(d.name) for d in family.dimensions]
     merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
-    return FamilyQueries(build, merges, tuple(p for p in PARAMETERS if f"${p}" in build))
+    ids = {
+        grain: tuple(sets.seen(family, measure, grain, _relation(family, (measure,))) for measure in sets.sets_of(family))
+        for grain in family.grains[1:]
+    }
+    written = "".join([build, *itertools.chain(*ids.values())])
+    return FamilyQueries(build, merges, ids, tuple(p for p in PARAMETERS if f"${p}" in written))
 
 
 def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     """State rows of any stored grain from the source rows in `source`, with the state of some measures: what merging up from the
-    finest grain gives too.
+    finest grain gives too. Sets are left out.
     """
-    wanted = tuple(measures)
-    keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
-    # Made once: what hashes ids reads its rows twice.
-    rows = f"WITH {_SESSIONS} AS MATERIALIZED ({_sessions(family, wanted)}) " if family.sessions else ""
-    relation = _SESSIONS if family.sessions else f"({family.step.sql})" if family.step else SOURCE
+    wanted = _without_sets(measures)
+    keys = [sets.bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
+    relation = _relation(family, wanted)
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
-        elif measure.aggregation is Aggregation.COUNT_DISTINCT:
-            relation = f"({states.hashed(measure, relation)})"
     named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
     values = _named(wanted, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))
-    return f"{rows}SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
+    return f"SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
 
 
 def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str) -> str:
-    """State rows of `relation` merged to a coarser grain, over all dimensions but `dimensions` (quoted)."""
+    """State rows of `relation` merged to a coarser grain, over all dimensions but `dimensions` (quoted). Sets are left out."""
+    measures = _without_sets(family.measures)
     names = ["ts", *dimensions]
     keys = ", ".join(names)
-    state = [q(c.name) for m in family.measures for c in m.columns]
-    for measure in family.measures:
+    state = [q(c.name) for m in measures for c in m.columns]
+    for measure in measures:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.joined(measure, [_bucket(grain), *(q(d.name) for d in family.dimensions)], relation)})"
     picked = f"SELECT {', '.join([f'{_bucket(grain)} AS ts', *dimensions, *state])} FROM {relation}"
-    folded = _named(family.measures, states.merge, but=Aggregation.PERCENTILE)
+    folded = _named(measures, states.merge, but=Aggregation.PERCENTILE)
     parts = {"picked": picked, "folded": f"SELECT {', '.join([keys, *folded])} FROM picked GROUP BY {keys}"}
-    for measure in family.measures:
+    for measure in measures:
         if measure.aggregation is Aggregation.PERCENTILE:
             parts[f"of_{measure.name}"] = states.merged_buckets(measure, keys, "picked")
     columns = [f"folded.{name}" for name in names] + state
     return with_joined(parts, "folded", names, columns)
+
+
+def _without_sets(measures: Iterable[Measure]) -> tuple[Measure, ...]:
+    return tuple(m for m in measures if m.aggregation is not Aggregation.COUNT_DISTINCT)
 
 
 def _named(measures: Iterable[Measure], made: Callable[[Measure], list[str]], but: Aggregation | None = None) -> list[str]:
@@ -103,6 +110,13 @@ def with_joined(parts: dict[str, str], first: str, keys: Iterable[str], columns:
     return f"WITH {ctes} SELECT {', '.join(columns)} FROM {first}{joins}"
 
 
+def _relation(family: Family, measures: Iterable[Measure]) -> str:
+    """What is measured: the source rows, with the columns of the family's step, or sessions of them."""
+    if family.sessions:
+        return f"({_sessions(family, measures)})"
+    return f"({family.step.sql})" if family.step else SOURCE
+
+
 def _sessions(family: Family, measures: Iterable[Measure]) -> str:
     """The sessions in `source`, with the columns that the dimensions and these measures read."""
     from analytics_dagster.metrics.expressions import scalar
@@ -110,7 +124,7 @@ def _sessions(family: Family, measures: Iterable[Measure]) -> str:
     assert family.sessions is not None
     snippets = [*(d.expr for d in family.dimensions), *(m.expr for m in measures)]
     columns = [name for snippet in snippets for name in scalar(snippet, family.rows).columns]
-    return session_rows(family.sessions, BY_NAME[family.source], columns, SOURCE)
+    return session_rows(family.sessions, MEASURED[family.source], columns, SOURCE)
 
 
 def _bucket(grain: Grain) -> str:

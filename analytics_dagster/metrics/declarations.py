@@ -238,6 +238,11 @@ def figures(formula: Formula) -> Iterator[Leaf]:
                 yield from figures(inner)
 
 
+def within(measure: str) -> str:
+    """Name of the column that says when within its bucket each id of a distinct count occurs."""
+    return f"{measure}_within"
+
+
 def leaves(formula: Formula) -> Iterator[MeasureFigure]:
     """All measures that a formula reads, in reading order, repeats included; of what looks ahead, those that it counts by."""
     for leaf in figures(formula):
@@ -346,7 +351,7 @@ class Family:
         columns = (
             Column("ts", TIMESTAMP, f"Start of the {stored} (UTC, event time).", required=True),
             *(Column(d.name, pa.string(), d.description) for d in self.dimensions),
-            *(Column(s.name, s.type, s.description) for m in self.measures for s in m.columns),
+            *(Column(s.name, s.type, s.description) for m in self.measures for s in self._stored(m, stored)),
         )
         return TableSchema(
             Layer.AGGREGATES,
@@ -358,11 +363,47 @@ class Family:
             partition_by=PartitionBy.DAY if stored is Grain.MINUTE else PartitionBy.MONTH,
         )
 
+    @property
+    def counts(self) -> TableSchema | None:
+        """The stored table of distinct counts by day, in all and for each value of each one dimension; None where there are none.
+
+        A count cannot be merged; it spares reading sets where it is what was asked for.
+        """
+        if all(m.aggregation is not Aggregation.COUNT_DISTINCT for m in self.measures):
+            return None
+        columns = (
+            Column("ts", TIMESTAMP, "Start of the day (UTC, event time).", required=True),
+            Column("measure", pa.string(), "The measure that is counted.", required=True),
+            Column("dimension", pa.string(), "The dimension that the count is split by; none: the count of all."),
+            Column("value", pa.string(), "The dimension's value."),
+            Column("count", pa.int64(), "Distinct ids of the day."),
+        )
+        return TableSchema(
+            Layer.AGGREGATES,
+            f"{self.name}_counts",
+            f"{self.description} Distinct counts of each day, in all and by each one dimension.",
+            columns,
+            key="ts",
+            partition_by=PartitionBy.MONTH,
+        )
+
+    def _stored(self, measure: Measure, grain: Grain) -> tuple[StateColumn, ...]:
+        """A measure's columns in the table of a grain. Sets are in the coarser ones, and say when within the bucket."""
+        if measure.aggregation is not Aggregation.COUNT_DISTINCT:
+            return measure.columns
+        if grain is self.grains[0]:
+            return ()
+        finer = self.grains[self.grains.index(grain) - 1]
+        kind = pa.int32() if grain is Grain.DAY else pa.int64()
+        said = f"{measure.description} Of each hash, the {finer}s of the {grain} that it occurs in, a bit each, the first lowest."
+        return (*measure.columns, StateColumn(within(measure.name), pa.list_(kind), said))
+
     @cached_property
     def version(self) -> str:
         """Changes when what is stored would: stored days of another version are to be materialized again."""
         compiled = self.queries
-        return hashlib.sha256("\n".join([compiled.build, *compiled.merges.values()]).encode()).hexdigest()[:12]
+        written = [compiled.build, *compiled.merges.values(), *(sql for each in compiled.sets.values() for sql in each)]
+        return hashlib.sha256("\n".join(written).encode()).hexdigest()[:12]
 
     @cached_property
     def queries(self) -> FamilyQueries:

@@ -42,6 +42,7 @@ from analytics_dagster.metrics.declarations import (
     SourceStep,
     did_you_mean,
     leaves,
+    within,
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
@@ -344,6 +345,8 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
         measure = _measure(declared, (*at, "measures", n), form, source, [d.name for d in dimensions], step)
         for column in measure.columns:
             _claim(taken, column.name, measure.origin, "column")
+        if measure.aggregation is Aggregation.COUNT_DISTINCT:
+            _claim(taken, within(measure.name), measure.origin, "column")
         measures.append(measure)
     return Family(
         model.name, model.description.strip(), source.name, model.owner,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError, UserError
-from analytics_dagster.lake.compute import connect, identifier
+from analytics_dagster.lake.compute import connect, identifier, literal
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.ahead import EVERY, REACHING, Asked, ahead_of, days_after, days_before, newest_day
@@ -237,6 +237,9 @@ class _Plan:
     parameters: list[str]
     range: Range
     newest: str
+    counts: str = ""
+    counted: frozenset[str] = frozenset()
+    """Distinct counts that `counts` (rows of `Family.counts`) answers, so that their sets are not read."""
 
     def sql(self) -> str:
         if PERIOD in self.by:
@@ -252,15 +255,18 @@ class _Plan:
         formulas = [metric.formula for metric in metrics.values()]
         measures = {m.name: m for formula in formulas for m in self.family.measures_of(formula)}
         every_leaf = list(dict.fromkeys(leaf for formula in formulas for leaf in figures(formula)))
-        parts = {**self._rows(measures), "picked": self._picked(keys, measures)}
-        parts |= self._rolling(keys, measures, every_leaf) | self._ahead(keys, measures)
+        stored = {name: m for name, m in measures.items() if name not in self.counted}
+        parts = {**self._rows(stored), "picked": self._picked(keys, stored)}
+        parts |= self._rolling(keys, stored, every_leaf) | self._ahead(keys, stored)
         apart = any(name.startswith("of_") for name in parts)
-        parts |= _spined(parts, keys, measures) if apart else {"folded": _folded(every_key, measures)}
+        parts |= _spined(parts, keys, stored) if apart else {"folded": _folded(every_key, stored)}
         for leaf in every_leaf:
             if not isinstance(leaf, MeasureFigure) or leaf.window is not None:
                 continue
             measure = measures[leaf.measure]
-            if measure.aggregation is Aggregation.COUNT_DISTINCT:
+            if measure.name in self.counted:
+                parts[_alias(leaf)] = self._counts(measure, keys)
+            elif measure.aggregation is Aggregation.COUNT_DISTINCT:
                 parts[_alias(leaf)] = states.distinct_figures(measure, every_key, "picked", "figure")
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
                 parts[_alias(leaf)] = states.percentile_figures(measure, leaf.percentile, every_key, "picked", "figure")
@@ -301,6 +307,15 @@ class _Plan:
         ]
         return f"SELECT {', '.join(columns)} FROM matching"
 
+    def _counts(self, measure: Measure, keys: list[str]) -> str:
+        """Distinct ids as they were counted ahead, under the keys of the answer."""
+        names = {*self.by, *(m.name for m in self.matchers)}
+        dimension = f"= {literal(names.pop())}" if names else "IS NULL"
+        pinned = [f"value = {literal(m.value)}" for m in self.matchers if not self.by]
+        where = [f"measure = {literal(measure.name)}", f"dimension {dimension}", '"count" > 0', *pinned]
+        values = "".join(f", value AS {key}" for key in keys)
+        return f'SELECT ts{values}, CAST("count" AS DOUBLE) AS figure FROM {self.counts} WHERE {" AND ".join(where)}'
+
     def _rolling(
         self, keys: list[str], measures: dict[str, Measure], every_leaf: Sequence[MeasureFigure | Conversion | Retention]
     ) -> dict[str, str]:
@@ -313,7 +328,8 @@ class _Plan:
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
-            rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days")
+            bounded = self.range.days if self.range.begin and self.range.end and not leaf.offset else None
+            rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days", bounded)
             if leaf.offset:
                 rolled = f"SELECT * REPLACE (ts + INTERVAL {leaf.offset} DAY AS ts) FROM ({rolled})"
                 rolled = f"SELECT * FROM ({rolled}) WHERE ts <= (SELECT max(ts) FROM days)"
@@ -400,7 +416,32 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
     newest = newest_day(tenant, family, wanted) if _window(metric.formula) or ahead_of(metric.formula) else ""
     by_sql = tuple(expressions[name] for name in split)
-    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
+    plan = _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
+    return plan if points is None else _counted(plan, tenant, points.connection)
+
+
+def _counted(plan: _Plan, tenant: TenantLake, connection: duckdb.DuckDBPyConnection) -> _Plan:
+    """The plan with counts in place of sets, where they answer the same: by day and at most one dimension.
+
+    Days of an older version have no counts; where one of them is asked for, the sets are read.
+    """
+    windowed = {leaf.measure for leaf in leaves(plan.metric.formula) if leaf.window}
+    measures = plan.family.measures_of(plan.metric.formula)
+    sets = {m.name for m in measures if m.aggregation is Aggregation.COUNT_DISTINCT} - windowed
+    pinned = plan.by or not plan.matchers or [(m.operator, m.value > "") for m in plan.matchers] == [(Operator.EQUAL, True)]
+    if not sets or plan.grain is not Grain.DAY or not pinned or len({*plan.by, *(m.name for m in plan.matchers)}) > 1:
+        return plan
+    if ahead_of(plan.metric.formula):
+        return plan  # who went on, and who came back, is told from the sets themselves
+    assert plan.family.counts is not None
+    table, open_ended = tenant.table(plan.family.counts), plan.range.begin is plan.range.end is None
+    counts = f"(SELECT * FROM {table.sql() if open_ended else table.sql(*plan.range.days)} WHERE {plan.range.condition()})"
+    read = reaching(plan.range, days_before(plan.metric.formula), 0)
+    rows = f"({state_rows(tenant, plan.family, Grain.DAY, read, [m for m in measures if m.name not in sets])})"
+    days = f"SELECT count(DISTINCT ts) FROM {rows} WHERE {plan.range.condition()}"
+    total = f"SELECT count(*) FROM {counts} WHERE dimension IS NULL AND measure = {literal(min(sets))}"
+    [(complete,)] = connection.execute(f"SELECT ({days}) = ({total})").fetchall()
+    return replace(plan, relation=rows, counts=counts, counted=frozenset(sets)) if complete else plan
 
 
 def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.errors import UserError
 from analytics_dagster.lake.compute import identifier
+from analytics_dagster.lake.lake import duckdb_type
 from analytics_dagster.metrics.compile import SOURCE, build_at
-from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
+from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure, within
 from analytics_dagster.metrics.recorded import Recent
+from analytics_dagster.metrics.sets import MICROSECONDS
 from analytics_dagster.metrics.states import LOOK_BACK
 
 if TYPE_CHECKING:
@@ -115,20 +117,44 @@ def _piece(
 ) -> Iterator[str]:
     names = ["ts", *(d.name for d in family.dimensions), *(c.name for m in measures for c in m.columns)]
     columns = ", ".join(identifier(name) for name in names)
+    apart = [m for m in measures if grain is family.grains[0] and m.aggregation is Aggregation.COUNT_DISTINCT]
+    if apart:
+        # The finest grain has no sets of its own: they come in rows of their own, from the grain above it.
+        for measure in apart:
+            yield _finest_set(tenant, family, wanted, measure, names)
+        lists = {m.name for m in apart}
+        columns = ", ".join(f"NULL::BIGINT[] AS {identifier(n)}" if n in lists else identifier(n) for n in names)
     first, last = wanted.days
     mine = sorted(day for day in recent.days if first <= day <= last)
     if len(mine) < (last - first).days + 1:
         table = tenant.table(family.table(grain))
         rows = table.sql() if wanted.begin is wanted.end is None else table.sql(first, last)
         theirs = ", ".join(f"DATE '{day}'" for day in mine)
-        apart = f" AND CAST(ts AS DATE) NOT IN ({theirs})" if mine else ""
-        yield f"SELECT {columns} FROM {rows} WHERE {wanted.condition()}{apart}"
+        others = f" AND CAST(ts AS DATE) NOT IN ({theirs})" if mine else ""
+        yield f"SELECT {columns} FROM {rows} WHERE {wanted.condition()}{others}"
     if mine:
         # A bucket that begins within the range may end behind it.
         behind = f" AND ts < TIMESTAMPTZ '{_text(wanted.end)}' + INTERVAL 1 {grain}" if wanted.end else ""
         points = f"SELECT * FROM {recent.relation} WHERE {Range(wanted.begin).condition()}{behind}"
         built = f"WITH {SOURCE} AS ({points}) {build_at(family, grain, measures)}"
         yield f"SELECT {columns} FROM ({built}) WHERE {wanted.condition()}"
+
+
+def _finest_set(tenant: TenantLake, family: Family, wanted: Range, measure: Measure, names: list[str]) -> str:
+    """A SELECT of one row for each id and each bucket of the finest grain that it occurs in, other measures' state null."""
+    finest, grain = family.grains[0], family.grains[1]
+    table, (first, last) = tenant.table(family.table(grain)), wanted.days
+    rows = table.sql() if wanted.begin is wanted.end is None else table.sql(first, last)
+    dimensions = ", ".join(["ts", *(identifier(d.name) for d in family.dimensions)])
+    lists = f"unnest({identifier(measure.name)}) AS _id, unnest({identifier(within(measure.name))}) AS _bits"
+    buckets = f"generate_series(0, {MICROSECONDS[grain] // MICROSECONDS[finest] - 1})"
+    nulls = {c.name: f"NULL::{duckdb_type(c.type)}" for c in family.table(finest).columns}
+    made = {"ts": f"ts + _n * INTERVAL 1 {finest}", measure.name: "[_id]"}
+    made |= {d.name: identifier(d.name) for d in family.dimensions}
+    columns = ", ".join(f"{made.get(n) or nulls.get(n, 'NULL::BIGINT[]')} AS {identifier(n)}" for n in names)
+    each = f"SELECT {dimensions}, {lists} FROM {rows}"
+    there = f"SELECT {columns} FROM ({each}), (SELECT unnest({buckets}) AS _n) WHERE (_bits >> _n) & 1 = 1"
+    return f"SELECT * FROM ({there}) WHERE {wanted.condition()}"
 
 
 def _midnight(day: dt.date) -> dt.datetime:

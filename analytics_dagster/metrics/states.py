@@ -5,8 +5,7 @@ days to months, and cells over dimensions, in any order, to what one pass over a
 
 - counts and sums of integers are int64. Sums of fractions are DECIMAL(38,9), since the sum of doubles depends on the order
   of rows. A fraction that is not finite, or not below 1e20 in size, is not measured by any aggregation of numbers.
-- distinct counts keep the sorted set of 63-bit hashes (from MD5: an engine's own hash may change between its versions).
-  Two of a million different ids share a hash with a chance of 5e-8.
+- distinct counts keep sets of hashes, which `sets.py` makes.
 - distributions keep counts in buckets of equal relative width, as DDSketch does (Masson, Rim, Lee: DDSketch, VLDB 2019):
   bucket i holds (g^(i-1), g^i] with g = (1 + a) / (1 - a), read as 2 g^i / (g + 1), at most a = 1 % off the exact
   nearest-rank quantile. Values of 0 or less share one bucket, read as 0.
@@ -17,8 +16,6 @@ days to months, and cells over dimensions, in any order, to what one pass over a
   first belongs to the later bucket: `joined` adds it, within one coarser bucket when states are merged, and over all buckets
   when a figure is read. So a stored day depends on its own samples only. Samples further apart than LOOK_BACK are not
   joined, and the first sample of a series counts 0: where it began is not known.
-
-A sketch may replace the exact sets later: `hashed`, `_build_distinct` and `_merge_distinct` are the only code that knows them.
 """
 
 from __future__ import annotations
@@ -81,8 +78,8 @@ def state_columns(name: str, aggregation: Aggregation, value: pa.DataType, descr
 
 
 def build(measure: Measure) -> list[str]:
-    """Aggregate expressions over source rows, one per state column. An `increase` needs the rows that `stepped` gives, a distinct
-    count those of `hashed`.
+    """Aggregate expressions over source rows, one per state column. An `increase` needs the rows that `stepped` gives;
+    sets are not made by one expression but by `sets.py`.
     """
     expr = f"({measure.expr})"
     match measure.aggregation:
@@ -104,7 +101,7 @@ def build(measure: Measure) -> list[str]:
             newest = f"max({{'at': ts, 'value': {value}}}) FILTER (WHERE {value} IS NOT NULL)"
             return [f"({newest}).at", f"({newest}).value"]
         case Aggregation.COUNT_DISTINCT:
-            return [_build_distinct(measure)]
+            raise ValueError(f"measure {measure.name}: sets are made by sets.py")
         case Aggregation.PERCENTILE:
             return [_build_buckets(expr)]
         case Aggregation.INCREASE:
@@ -112,8 +109,8 @@ def build(measure: Measure) -> list[str]:
 
 
 def merge(measure: Measure) -> list[str]:
-    """Aggregate expressions over state rows, one per state column. Distributions are merged by `merged_buckets` instead, and an
-    `increase` over rows that `joined` gives.
+    """Aggregate expressions over state rows, one per state column. Distributions are merged by `merged_buckets` instead, sets by
+    `distinct_figures` where they are counted, and an `increase` over rows that `joined` gives.
     """
     columns = [q(c.name) for c in measure.columns]
     match measure.aggregation:
@@ -127,7 +124,7 @@ def merge(measure: Measure) -> list[str]:
             newest = f"max({{'at': {columns[0]}, 'value': {columns[1]}}}) FILTER (WHERE {columns[0]} IS NOT NULL)"
             return [f"({newest}).at", f"({newest}).value"]
         case Aggregation.COUNT_DISTINCT:
-            return [_merge_distinct(columns[0])]
+            raise ValueError(f"measure {measure.name}: sets are merged where they are counted")
         case Aggregation.PERCENTILE:
             raise ValueError(f"measure {measure.name}: distributions are merged by merged_buckets")
         case Aggregation.INCREASE:
@@ -171,20 +168,6 @@ def stepped(measure: Measure, keys: Sequence[str], relation: str) -> str:
         f"SELECT *, {made} FROM {relation} WHERE {exact} IS NOT NULL "
         f"UNION ALL SELECT *, {', '.join(f'NULL AS {name}' for name in names)} FROM {relation} WHERE {exact} IS NULL"
     )
-
-
-def hashed(measure: Measure, relation: str) -> str:
-    """A SELECT of `relation`'s source rows and the hash of what is counted (`_hash_<measure>`; null for null).
-
-    Each distinct value is hashed once: MD5 of every row took 3.5 of the 5.9 s in which ten million plays are grouped. No column
-    or measure begins with _, so the names are free.
-    """
-    id_, hash_ = q(f"_id_{measure.name}"), q(f"_hash_{measure.name}")
-    given = f"CAST(({measure.expr}) AS VARCHAR) AS {id_}"
-    hashes = (
-        f"SELECT {id_}, CAST(md5_number_lower({id_}) >> 1 AS BIGINT) AS {hash_} FROM (SELECT DISTINCT {given} FROM {relation})"
-    )
-    return f"SELECT * FROM (SELECT *, {given} FROM {relation}) LEFT JOIN ({hashes}) USING ({id_})"
 
 
 def joined(measure: Measure, keys: Sequence[str], relation: str) -> str:
@@ -264,15 +247,6 @@ def _ends(first_at: str, first: str, last_at: str, last: str) -> list[str]:
     newest = f"max({{'at': {last_at}, 'value': {last}}}) FILTER (WHERE {last} IS NOT NULL)"
     apart = f"nullif({oldest}, {newest})"
     return [f"({apart}).at", f"({apart}).value", f"({newest}).at", f"({newest}).value"]
-
-
-def _build_distinct(measure: Measure) -> str:
-    hash_ = q(f"_hash_{measure.name}")
-    return f"list_sort(list_distinct(list({hash_}) FILTER (WHERE {hash_} IS NOT NULL)))"
-
-
-def _merge_distinct(state: str) -> str:
-    return f"list_sort(list_distinct(flatten(list({state}) FILTER (WHERE {state} IS NOT NULL))))"
 
 
 def _build_buckets(expr: str) -> str:

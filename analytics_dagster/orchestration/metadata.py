@@ -14,7 +14,7 @@ import dagster as dg
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.lake.schemas import MEASURED, TableSchema
-from analytics_dagster.metrics.declarations import Family, leaves
+from analytics_dagster.metrics.declarations import Aggregation, Family, leaves, within
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.quality.suites import suite_of
@@ -60,6 +60,8 @@ def family_lineage(family: Family) -> dg.TableColumnLineage:
     for measure in family.measures:
         origins = columns_read(measure.expr, family)
         columns |= {state.name: origins for state in measure.columns}
+        if measure.aggregation is Aggregation.COUNT_DISTINCT:
+            columns[within(measure.name)] = dict.fromkeys((*origins, "ts"))
     return column_lineage(source.path.split("/"), columns)
 
 

@@ -42,6 +42,8 @@ def derived_tables(extra: Path | None) -> list[TableSchema]:
     from analytics_dagster.orchestration.build import outcomes_table
     from analytics_dagster.quality.scorecard import SCORECARD
 
-    series = [family.table(grain) for family in catalogue(extra).families for grain in family.grains]
+    families = catalogue(extra).families
+    series = [family.table(grain) for family in families for grain in family.grains]
+    counts = [family.counts for family in families if family.counts is not None]
     verdicts = [outcomes_table(t) for t in EVENT_TABLES]
-    return [*series, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS]
+    return [*series, *counts, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS]

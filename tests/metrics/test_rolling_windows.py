@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,12 @@ def test_windows_are_what_counting_each_day_anew_gives(
             if count:
                 listeners[at(day), country] = count
     assert {(ts, country): value for ts, country, value in figures.ask("mau", by=("country",))} == listeners
+    # Bounded, windows are told by another query than all there is.
+    ends = [dt.date.fromisoformat(at(d)[:10]) for d in (days[0], days[len(days) // 2], days[-1])]
+    for first, last in itertools.combinations_with_replacement(ends, 2):
+        bounded = figures.ask("mau", by=("country",), first=first, last=last)
+        inside_range = {k: v for k, v in listeners.items() if str(first) <= k[0][:10] <= str(last)}
+        assert {(ts, country): value for ts, country, value in bounded} == inside_range
     assert dict(figures.ask("monthly_streams")) == streams
 
 

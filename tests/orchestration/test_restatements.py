@@ -194,6 +194,7 @@ def test_money_is_restated_by_currency_and_never_added_up(home: Path) -> None:
             ("", '{"currency": "USD"}'),
             ("channel", '{"channel": null, "currency": "USD"}'),
             ("country", '{"country": "US", "currency": "USD"}'),
+            ("tier", '{"currency": "USD", "tier": null}'),
         )
     ]
     assert "monthly_revenue" not in {metric.name for metric in told_metrics(family)}

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from analytics_dagster.errors import UserError
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
@@ -159,7 +159,7 @@ class MetricFlow:
         columns = [c.strip('"') for c in (*(e.expr for e in family.entities), *(d.expr for d in family.dimensions))]
         columns += [name for measure in family.measures for name in columns_read(measure.expr, family)]
         assert family.sessions is not None
-        sql = session_rows(family.sessions, BY_NAME[family.source], columns, f"{{{{ ref('{family.source}') }}}}")
+        sql = session_rows(family.sessions, MEASURED[family.source], columns, f"{{{{ ref('{family.source}') }}}}")
         for name, value in self._parameters.items():
             sql = sql.replace(f"${name}", str(value))
         return sql

@@ -1,0 +1,99 @@
+"""How long `GET /analytics/query` takes: 90 days by one dimension, over 100,000,000 plays in two years."""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.client
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import numpy as np
+
+from benchmarks.ingest import servers
+from benchmarks.plays import FIRST, STREAM_MS, write
+from benchmarks.report import Line
+
+if TYPE_CHECKING:
+    from analytics_dagster.metrics.declarations import Family, Metric
+
+TENANT = "tenant_123"
+DAYS = 730
+PER_DAY = 137_000
+LISTENERS = 1_000_000
+# Days that are made at once: as many rows as fit in a few gigabytes.
+AT_ONCE = 73
+ASKED_DAYS = 90
+ROUNDS = 3
+
+
+def ninety_days() -> Iterator[Line]:
+    """Every metric over plays by every dimension, ROUNDS times, of days at random; one question after the other."""
+    from analytics_dagster.metrics.load import load_catalogue
+
+    family = load_catalogue().family("listening")
+    with tempfile.TemporaryDirectory(prefix="bench-asking-") as folder:
+        home = Path(folder) / "home"
+        servers.analytics(home, "tenant", "add", TENANT)
+        key = json.loads(servers.analytics(home, "key", "create", "--json", "--role", "tenant-admin", "--tenant", TENANT))["key"]
+        _fill(home, family)
+        with servers.serving(home, key, {"ANALYTICS_SERVER_WORKERS": "1"}) as server:
+            taken = _ask(server, family)
+    of_sets = [t for metric, times in taken.items() if _rolls_over_sets(family, metric) for t in times]
+    others = [t for metric, times in taken.items() if not _rolls_over_sets(family, metric) for t in times]
+    for what, times in (("any metric", of_sets + others), ("all but rolling listeners", others), ("rolling listeners", of_sets)):
+        p50, p95 = np.percentile(times, [50, 95]) * 1_000
+        figure = f"{len(times)} questions, p50 {p50:,.0f} ms, p95 {p95:,.0f} ms"
+        yield Line(f"90 days of {DAYS * PER_DAY:,} plays: {what}", figure, "p95 under 100 ms")
+
+
+def _fill(home: Path, family: Family) -> None:
+    from analytics_dagster.installation import open_installation
+    from analytics_dagster.metrics.aggregate import aggregate_days
+    from analytics_dagster.settings import Settings
+
+    installation = open_installation(Settings.from_environment(home), create=True)
+    lake = installation.lake.tenant(TENANT)
+    for start in range(0, DAYS, AT_ONCE):
+        first, days = FIRST + dt.timedelta(days=start), min(AT_ONCE, DAYS - start)
+        write(lake, days=days, per_day=PER_DAY, listeners=LISTENERS, first=first)
+        aggregate_days(lake, family, first, first + dt.timedelta(days=days - 1), stream_ms=STREAM_MS)
+    installation.database.dispose()
+
+
+def _ask(server: servers.Server, family: Family) -> dict[str, list[float]]:
+    """Seconds of each question, by metric."""
+    chance = random.Random(7)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    questions = [(m.name, d.name) for m in family.metrics for d in family.dimensions] * ROUNDS
+    chance.shuffle(questions)
+    taken: dict[str, list[float]] = {}
+    # The first opens the engine and the catalogue.
+    for n, (metric, dimension) in enumerate([("plays", "country"), *questions]):
+        last = FIRST + dt.timedelta(days=chance.randrange(ASKED_DAYS + 27, DAYS))
+        asked = {"metric": metric, "by": dimension, "from": str(last - dt.timedelta(days=ASKED_DAYS - 1)), "to": str(last)}
+        began = time.perf_counter()
+        connection.request("GET", f"/analytics/query?{urlencode(asked)}", headers={"Authorization": f"Bearer {server.key}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        seconds = time.perf_counter() - began
+        # 503: given up after 30 s, which is what it took.
+        if answer.status not in (200, 503):
+            raise RuntimeError(f"{metric} by {dimension}: {answer.status} {body[:200]!r}")
+        if n:
+            taken.setdefault(metric, []).append(seconds)
+    return taken
+
+
+def _rolls_over_sets(family: Family, name: str) -> bool:
+    from analytics_dagster.metrics.declarations import Aggregation, leaves
+
+    metric: Metric = next(m for m in family.metrics if m.name == name)
+    return any(
+        leaf.window and family.measure(leaf.measure).aggregation is Aggregation.COUNT_DISTINCT for leaf in leaves(metric.formula)
+    )
