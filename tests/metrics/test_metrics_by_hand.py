@@ -27,6 +27,16 @@ PLAYS = [
 ]
 
 
+INTERACTIONS = [
+    {"listener_id": who, "event": event, "track_id": "t", "artist_id": "a"}
+    for who, event in [
+        *(("ann", event) for event in ("save", "save", "playlist_add", "share", "follow", "invite")),
+        *(("bob", event) for event in ("save", "unsave", "playlist_remove", "share", "share", "share", "follow", "unfollow")),
+        *(("cem", event) for event in ("discover", "follow", "invite", "join")),
+    ]
+]
+
+
 @pytest.fixture
 def listening(figures: Figures) -> Figures:
     names = ("listener_id", "country", "tier", "playlist_id", "ms_played", "track_ms", "end_reason", "skipped")
@@ -80,6 +90,7 @@ def all_sources(listening: Figures) -> Figures:
             {"ts": ts, "host": "b", "cpu_percent": math.nan, "memory_percent": None, "disk_percent": None, "network_bytes": None},
         ],
     )
+    listening.write("interactions", [{"ts": ts, **done} for done in INTERACTIONS])
     return listening
 
 
@@ -118,6 +129,20 @@ BY_HAND = {
     "disk_usage_percent": 70.5,
     "disk_usage_max_percent": 71,
     "network_bytes": 15,
+    "saves": 3,
+    "playlist_adds": 1,
+    "removals": 2,  # one unsaved, one taken off a playlist
+    "removal_ratio": 2 / (3 + 1),
+    "content_shares": 4,
+    "discoveries": 1,
+    "discoveries_per_share": 1 / 4,
+    "follows": 3,
+    "net_follows": 3 - 1,
+    "invitations": 2,
+    "invitation_conversion": 1 / 2,
+    "daily_savers": 2,
+    "daily_sharers": 2,
+    "interacting_listeners": 3,
 }
 # Over the days that end with the only one. ann paid twice and bob once.
 ROLLING = {
@@ -126,6 +151,7 @@ ROLLING = {
     "monthly_streams": 5,
     "monthly_payers": 2,
     "monthly_revenue": 2_498,
+    "monthly_savers": 2,
 }
 SHARES_OF_ROLLING = {"stickiness": 3 / 3, "revenue_per_payer": 2_498 / 2}
 WITHIN_ONE_PERCENT = {"api_p50_latency": 40, "api_p95_latency": 80, "api_p99_latency": 80}
