@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class Grain(StrEnum):
-    """Length of a bucket. Hours and days are stored, minutes by families that say so (`time_granularity: minute`); weeks (ISO,
-    from Monday) and months are merged from days, and so is `total`, one bucket for the whole range that is asked for.
+    """Length of a bucket. Hours and days are stored, minutes too or days alone by families that say so (`time_granularity`);
+    weeks (ISO, from Monday) and months are merged from days, and so is `total`, one bucket for the whole range that is asked for.
     """
 
     MINUTE = "minute"
@@ -39,6 +39,7 @@ class Grain(StrEnum):
 
 HOURS_AND_DAYS = (Grain.HOUR, Grain.DAY)
 FROM_MINUTES = (Grain.MINUTE, *HOURS_AND_DAYS)
+DAYS_ONLY = (Grain.DAY,)
 
 
 class Aggregation(StrEnum):

@@ -60,7 +60,7 @@ class DefaultsForm(_Form):
     """`time_granularity` is the finest grain that is kept. The time of every event table is `ts`, said for MetricFlow's sake."""
 
     agg_time_dimension: Literal["ts"] = "ts"
-    time_granularity: Literal["minute", "hour"] = "hour"
+    time_granularity: Literal["minute", "hour", "day"] = "hour"
 
 
 class SemanticModelForm(_Form):

@@ -17,6 +17,7 @@ from analytics_dagster.errors import DeclarationError
 from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, TableSchema
 from analytics_dagster.metrics import forms
 from analytics_dagster.metrics.declarations import (
+    DAYS_ONLY,
     FROM_MINUTES,
     HOURS_AND_DAYS,
     Aggregation,
@@ -42,6 +43,8 @@ from analytics_dagster.metrics.states import state_columns
 BUILT_IN = Path(__file__).parent / "catalogue"
 RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity"})
 """Names that a dimension may not have: columns of answers, and labels that alerts set themselves."""
+
+_GRAINS = {"minute": FROM_MINUTES, "hour": HOURS_AND_DAYS, "day": DAYS_ONLY}
 
 T = TypeVar("T")
 
@@ -264,7 +267,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS,
+        _GRAINS[model.defaults.time_granularity],
     )  # fmt: skip
 
 

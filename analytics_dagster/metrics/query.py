@@ -33,6 +33,7 @@ from analytics_dagster.metrics.declarations import (
     did_you_mean,
     leaves,
 )
+from analytics_dagster.metrics.leaderboard import Leaders, check_top, leaders
 from analytics_dagster.metrics.matchers import Matcher, Operator, parse_matcher
 from analytics_dagster.metrics.ranges import Range, reaching_back, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
@@ -58,7 +59,8 @@ class MetricQuery:
     `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
     month that the range cuts holds only its days within the range; what is told over a rolling window is, by week, month and in
-    total, the figure of the last day. `aggregate` is for recorded points (avg, p95, ...).
+    total, the figure of the last day. `aggregate` is for recorded points (avg, p95, ...). `top` keeps so many elements of the first
+    `by`, the greatest over the range, and merges the others into one (`leaderboard.py`).
     """
 
     metric: str
@@ -70,6 +72,7 @@ class MetricQuery:
     aggregate: str | None = None
     since: dt.datetime | None = None
     until: dt.datetime | None = None
+    top: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fres
     """Answer a question; with `fresh`, recorded names with every point that was acknowledged before.
 
     Returns the columns ts (timestamp[us, UTC], start of the bucket), one string column per `by`, value (float64); sorted by
-    ts and `by`, nulls first. Counts up to 2^53 are exact.
+    ts and `by`, nulls first. Counts up to 2^53 are exact. With `top` also rank (int64, null for the others), which
+    sorts before `by`.
 
     Raises NotFoundError for an unknown metric, dimension or label, UserError for a bad condition or grain, and when money of
     several currencies would be added up (`Metric.apart_by`).
@@ -116,7 +120,8 @@ def answer_query(
     """As `run_query`, with what the name meant. `interruption` lets another thread end it."""
     with recorded_points(tenant, catalogue, fresh, query.metric, interruption) as (points, connection):
         metric = _find(points, catalogue, query.metric, query.aggregate)
-        return Answer(metric, _answer(connection, _plan(tenant, catalogue, metric, query, points)))
+        plan = _plan(tenant, catalogue, metric, query, points)
+        return Answer(metric, _answer(connection, plan) if query.top is None else _board(connection, plan, query.top))
 
 
 class DayReader:
@@ -185,6 +190,14 @@ def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan) -> pa.Table:
     return answer.cast(pa.schema([pa.field("ts", TIMESTAMP), *strings, pa.field("value", pa.float64())]))
 
 
+def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan, top: int) -> pa.Table:
+    check_top(top, plan.by)
+    for dimension in plan.metric.apart_by:
+        _refuse_mixture(connection, plan, dimension)
+    first = leaders(connection, plan.over_the_range().sql(), plan.parameters, top)
+    return first.ranked(_answer(connection, plan.grouped(first)))
+
+
 @dataclass(frozen=True)
 class _Plan:
     metric: Metric
@@ -197,6 +210,14 @@ class _Plan:
     conditions: tuple[str, ...]
     parameters: list[str]
     range: Range
+
+    def over_the_range(self) -> _Plan:
+        """One figure for the whole range and each element of the first dimension."""
+        return replace(self, grain=Grain.TOTAL, by=self.by[:1], by_sql=self.by_sql[:1])
+
+    def grouped(self, first: Leaders) -> _Plan:
+        """The first dimension's other elements as one."""
+        return replace(self, by_sql=(first.grouped(self.by_sql[0]), *self.by_sql[1:]))
 
     def sql(self) -> str:
         keys = [f"_k{n}" for n in range(len(self.by))]
@@ -255,7 +276,8 @@ class _Plan:
         rolling = [leaf for leaf in dict.fromkeys(leaves(self.metric.formula)) if leaf.window is not None]
         if not rolling:
             return {}
-        parts = {"reaching": self._keyed(Grain.DAY, keys, measures), "days": span("reaching")}
+        # The days of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.
+        parts = {"reaching": self._keyed(Grain.DAY, keys, measures), "days": span(self.relation)}
         by = ", ".join([self._bucket(self.grain), *keys])
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
@@ -311,7 +333,11 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
         grain = Grain(value)
     except ValueError:
         raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
+    if grain is Grain.HOUR and grain not in family.grains:
+        raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
     if grain is Grain.MINUTE and grain not in family.grains:
+        if Grain.HOUR not in family.grains:
+            raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
         raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
     if window := _window(metric.formula):
         rolling = all(leaf.window for leaf in leaves(metric.formula))

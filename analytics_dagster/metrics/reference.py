@@ -78,7 +78,7 @@ def _part(formula: Formula, family: Family) -> str:
 def _family(family: Family) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
-    tables = f"{', '.join(finer)} and {day}"
+    tables = f"{', '.join(finer)} and {day}" if finer else day
     yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)
