@@ -173,7 +173,27 @@ class Derived:
     inputs: tuple[tuple[str, Formula], ...]
 
 
-Formula = MeasureFigure | PerSecond | Ratio | Derived
+class SummaryKind(StrEnum):
+    """What is told of a measure's figures once they are there. `composed.py` says how."""
+
+    CONCENTRATION = "concentration"
+    """How unevenly it is spread over a dimension's values: the sum of their squared shares (Herfindahl), 1 / n to 1."""
+    TOTAL = "total"
+    """The sum since the tenant's first day."""
+    TIME_TO_PEAK = "time_to_peak"
+    """Days from the first one to the strongest one so far."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Formula leaf: something told of a measure's figures by `dimension` (concentration) or by day."""
+
+    kind: SummaryKind
+    figure: MeasureFigure
+    dimension: str | None = None
+
+
+Formula = MeasureFigure | PerSecond | Ratio | Derived | Summary
 
 
 def leaves(formula: Formula) -> Iterator[MeasureFigure]:
@@ -181,7 +201,7 @@ def leaves(formula: Formula) -> Iterator[MeasureFigure]:
     match formula:
         case MeasureFigure():
             yield formula
-        case PerSecond(figure):
+        case PerSecond(figure) | Summary(_, figure):
             yield from leaves(figure)
         case Ratio(numerator, denominator):
             yield from leaves(numerator)
@@ -191,11 +211,27 @@ def leaves(formula: Formula) -> Iterator[MeasureFigure]:
                 yield from leaves(inner)
 
 
+def summaries(formula: Formula) -> Iterator[Summary]:
+    """All summaries in a formula, in reading order, repeats included."""
+    match formula:
+        case Summary():
+            yield formula
+        case PerSecond(figure):
+            yield from summaries(figure)
+        case Ratio(numerator, denominator):
+            yield from summaries(numerator)
+            yield from summaries(denominator)
+        case Derived(_, inputs):
+            for _, inner in inputs:
+                yield from summaries(inner)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A figure with a name. `kpi` metrics are forecast, watched for anomalies and pictured without being asked for.
 
-    `apart_by` are dimensions that a query must split by, or pin to one value, where more than one value is present.
+    `apart_by` are dimensions that a query must split by, or pin to one value, where more than one value is present. `others` are
+    the families that it reads beside `family`; it has those dimensions that all of them have.
     """
 
     name: str
@@ -211,11 +247,19 @@ class Metric:
     integer: bool
     apart_by: tuple[str, ...]
     origin: Origin
+    others: tuple[str, ...] = ()
+
+    @property
+    def composed(self) -> bool:
+        """Whether its parts are questions of their own (`composed.py`)."""
+        return bool(self.others) or any(summaries(self.formula))
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, ratio or derived."""
+        """MetricFlow's name for its kind: simple, cumulative, ratio or derived; or ours: concentration, time_to_peak."""
         match self.formula:
+            case Summary(kind):
+                return "cumulative" if kind is SummaryKind.TOTAL else kind.value
             case MeasureFigure(window=int()):
                 return "cumulative"
             case MeasureFigure() | PerSecond():
@@ -331,6 +375,22 @@ class Catalogue:
 
     def family_of(self, metric: Metric) -> Family:
         return self.family(metric.family)
+
+    @cached_property
+    def _measured_in(self) -> dict[str, Family]:
+        return {m.name: f for f in self.families for m in f.measures}
+
+    def measured_in(self, measure: str) -> Family:
+        """The family that a measure belongs to."""
+        return self._measured_in[measure]
+
+    def measure(self, name: str) -> Measure:
+        return self.measured_in(name).measure(name)
+
+    def dimensions_of(self, metric: Metric) -> tuple[Dimension, ...]:
+        """What a metric can be split and filtered by: the dimensions that all families have which it reads."""
+        others = [{d.name for d in self.family(name).dimensions} for name in metric.others]
+        return tuple(d for d in self.family_of(metric).dimensions if all(d.name in names for names in others))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative, ratio,
-derived). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's `unit`, `direction`, `synonyms`, `time`,
-`kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so that several quantiles share one
-distribution.
+derived, and ours: concentration, time_to_peak). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's
+`unit`, `direction`, `synonyms`, `time`, `kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so
+that several quantiles share one distribution.
 """
 
 from __future__ import annotations
@@ -96,10 +96,23 @@ class WindowParams(_Form):
 
 
 class CumulativeParams(_Form):
-    """The figure of one measure over a rolling window."""
+    """The figure of one measure over a rolling window; without one, over all days since the first."""
 
     measure: Name
-    cumulative_type_params: WindowParams
+    cumulative_type_params: WindowParams | None = None
+
+
+class SpreadParams(_Form):
+    """The measure whose spread over a dimension's values is told."""
+
+    measure: Name
+    dimension: Name
+
+
+class PeakParams(_Form):
+    """The measure whose strongest day is looked for."""
+
+    measure: Name
 
 
 class RatioParams(_Form):
@@ -155,7 +168,23 @@ class DerivedForm(_MetricForm):
     type_params: DerivedParams
 
 
-MetricForm = Annotated[SimpleForm | CumulativeForm | RatioForm | DerivedForm, Field(discriminator="type")]
+class ConcentrationForm(_MetricForm):
+    """A metric that tells how unevenly one measure is spread over a dimension."""
+
+    type: Literal["concentration"]
+    type_params: SpreadParams
+
+
+class TimeToPeakForm(_MetricForm):
+    """A metric that tells how many days one measure took to its strongest one."""
+
+    type: Literal["time_to_peak"]
+    type_params: PeakParams
+
+
+MetricForm = Annotated[
+    SimpleForm | CumulativeForm | RatioForm | DerivedForm | ConcentrationForm | TimeToPeakForm, Field(discriminator="type")
+]
 
 
 class FileForm(_Form):
@@ -170,6 +199,7 @@ KEYS = frozenset(
     for form in (
         FileForm, SemanticModelForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
         SimpleForm, SimpleParams, CumulativeParams, WindowParams, RatioParams, DerivedParams,
+        ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams,
     )
     for key in form.model_fields
 )  # fmt: skip

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from analytics_dagster.lake.schemas import BY_NAME
-from analytics_dagster.metrics.declarations import Family, Metric
+from analytics_dagster.metrics.declarations import Catalogue, Metric, leaves
 
 
-def source_columns(metric: Metric, family: Family) -> tuple[str, ...]:
-    """Columns of the raw table, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
+def source_columns(metric: Metric, catalogue: Catalogue) -> tuple[str, ...]:
+    """Columns of the raw tables, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
     from analytics_dagster.metrics.expressions import scalar
 
-    source = BY_NAME[family.source]
-    read = {"ts"}
-    for measure in family.measures_of(metric.formula):
-        read.update(scalar(measure.expr, source).columns)
-    return tuple(f"{source.path}.{column}" for column in sorted(read))
+    read: set[str] = set()
+    for name in dict.fromkeys(leaf.measure for leaf in leaves(metric.formula)):
+        source = BY_NAME[catalogue.measured_in(name).source]
+        columns = ("ts", *scalar(catalogue.measure(name).expr, source).columns)
+        read.update(f"{source.path}.{column}" for column in columns)
+    return tuple(sorted(read))

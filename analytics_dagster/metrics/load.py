@@ -32,8 +32,11 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     Origin,
     Ratio,
+    Summary,
+    SummaryKind,
     did_you_mean,
     leaves,
+    summaries,
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
@@ -44,6 +47,8 @@ BUILT_IN = Path(__file__).parent / "catalogue"
 RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity"})
 """Names that a dimension may not have: columns of answers, and labels that alerts set themselves."""
 
+ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.SUM_BOOLEAN})
+"""What may be summed over days and dimensions."""
 _GRAINS = {"minute": FROM_MINUTES, "hour": HOURS_AND_DAYS, "day": DAYS_ONLY}
 
 T = TypeVar("T")
@@ -107,6 +112,7 @@ class _Resolver:
         self._measures: dict[str, tuple[str, Measure]] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
+        self._dimensions: dict[str, list[str]] = {}
 
     def catalogue(self) -> Catalogue:
         families = self._families()
@@ -127,6 +133,7 @@ class _Resolver:
                         raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
                     self._measures[measure.name] = (family.name, measure)
                 families.append(family)
+                self._dimensions[family.name] = [d.name for d in family.dimensions]
         return families
 
     def _index_metrics(self) -> None:
@@ -143,9 +150,10 @@ class _Resolver:
         formula = self._formula(form.name, ())
         used = [self._measures[leaf.measure] for leaf in leaves(formula)]
         origin = declared.origin("metrics", index, "name")
-        if len(of := sorted({family for family, _ in used})) > 1:
+        of = list(dict.fromkeys(family for family, _ in used))
+        if form.kpi and (len(of) > 1 or any(summaries(formula))):
             raise DeclarationError(
-                f"{origin}: metric {form.name!r} mixes the semantic models {' and '.join(of)}; a metric reads one table"
+                f"{origin}: metric {form.name!r} is put together from several answers, which a KPI cannot be; remove kpi"
             )
         apart = dict.fromkeys(m.apart_by for _, m in used if m.apart_by)
         owner = next(m.owner for d in self._files for m in d.form.semantic_models if m.name == of[0])
@@ -163,6 +171,7 @@ class _Resolver:
             integer=isinstance(formula, MeasureFigure) and used[0][1].integer,
             apart_by=tuple(apart),
             origin=origin,
+            others=tuple(of[1:]),
         )
 
     def _formula(self, name: str, path: tuple[str, ...]) -> Formula:
@@ -178,6 +187,8 @@ class _Resolver:
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.CumulativeForm():
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.ConcentrationForm() | forms.TimeToPeakForm():
+                made = self._summary(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.RatioForm():
                 inner = (*path, name)
                 numerator = self._figure(form.type_params.numerator, inner, where)
@@ -200,8 +211,29 @@ class _Resolver:
             )
         return MeasureFigure(params.measure, params.percentile)
 
-    def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> MeasureFigure:
+    def _summary(self, form: forms.ConcentrationForm | forms.TimeToPeakForm | forms.CumulativeForm, where: Origin) -> Summary:
+        name, kind, dimension = form.type_params.measure, SummaryKind.TOTAL, None
+        if name not in self._measures:
+            raise DeclarationError(f"{where}: no measure {name!r}{did_you_mean(name, self._measures)}")
+        of, measure = self._measures[name]
+        if isinstance(form, forms.ConcentrationForm):
+            kind, dimension = SummaryKind.CONCENTRATION, form.type_params.dimension
+            if dimension not in self._dimensions[of]:
+                near = did_you_mean(dimension, self._dimensions[of])
+                raise DeclarationError(f"{where}: no dimension {dimension!r} in the semantic model {of!r}{near}")
+        elif isinstance(form, forms.TimeToPeakForm):
+            kind = SummaryKind.TIME_TO_PEAK
+        if measure.aggregation not in ADDITIVE:
+            raise DeclarationError(
+                f"{where}: measure {name!r} is {measure.aggregation}, whose figures do not add up; "
+                f"{form.type} takes {', '.join(sorted(ADDITIVE))}"
+            )
+        return Summary(kind, MeasureFigure(name), dimension)
+
+    def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> Formula:
         params = form.type_params
+        if params.cumulative_type_params is None:
+            return self._summary(form, where)
         if params.measure not in self._measures:
             raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
         aggregation = self._measures[params.measure][1].aggregation

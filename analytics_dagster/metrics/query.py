@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.compile import with_joined
+from analytics_dagster.metrics.composed import Frame, Leaf, Part, composed_sql, daily, parts_of
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
@@ -30,6 +32,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Summary,
     did_you_mean,
     leaves,
 )
@@ -120,7 +123,8 @@ def answer_query(
     """As `run_query`, with what the name meant. `interruption` lets another thread end it."""
     with recorded_points(tenant, catalogue, fresh, query.metric, interruption) as (points, connection):
         metric = _find(points, catalogue, query.metric, query.aggregate)
-        plan = _plan(tenant, catalogue, metric, query, points)
+        planned = _compose if metric.composed else _plan
+        plan = planned(tenant, catalogue, metric, query, points)
         return Answer(metric, _answer(connection, plan) if query.top is None else _board(connection, plan, query.top))
 
 
@@ -182,18 +186,16 @@ class DayReader:
         return name
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan) -> pa.Table:
-    for dimension in plan.metric.apart_by:
-        _refuse_mixture(connection, plan, dimension)
+def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan | _Composed) -> pa.Table:
+    _refuse_mixtures(connection, plan)
     answer = connection.sql(plan.sql(), params=plan.parameters).to_arrow_table()
     strings = [pa.field(name, pa.string()) for name in plan.by]
     return answer.cast(pa.schema([pa.field("ts", TIMESTAMP), *strings, pa.field("value", pa.float64())]))
 
 
-def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan, top: int) -> pa.Table:
+def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan | _Composed, top: int) -> pa.Table:
     check_top(top, plan.by)
-    for dimension in plan.metric.apart_by:
-        _refuse_mixture(connection, plan, dimension)
+    _refuse_mixtures(connection, plan)
     first = leaders(connection, plan.over_the_range().sql(), plan.parameters, top)
     return first.ranked(_answer(connection, plan.grouped(first)))
 
@@ -328,6 +330,76 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
     return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
 
 
+@dataclass(frozen=True)
+class _Composed:
+    """A plan for each leaf of a formula; a concentration's is split by its dimension too, behind `by`."""
+
+    metric: Metric
+    catalogue: Catalogue
+    grain: Grain | str
+    by: tuple[str, ...]
+    plans: Mapping[Leaf, _Plan]
+    range: Range
+
+    @property
+    def parameters(self) -> list[str]:
+        return [parameter for plan in self.plans.values() for parameter in plan.parameters]
+
+    def over_the_range(self) -> _Composed:
+        """As of `_Plan`."""
+        most = len(self.by)
+        plans = {
+            leaf: replace(
+                plan,
+                grain=plan.grain if daily(leaf) else EVER,
+                by=plan.by[:1] + plan.by[most:],
+                by_sql=plan.by_sql[:1] + plan.by_sql[most:],
+            )
+            for leaf, plan in self.plans.items()
+        }
+        return replace(self, grain=EVER, by=self.by[:1], plans=plans)
+
+    def grouped(self, first: Leaders) -> _Composed:
+        """As of `_Plan`."""
+        return replace(self, plans={leaf: plan.grouped(first) for leaf, plan in self.plans.items()})
+
+    def sql(self) -> str:
+        parts = [
+            Part(leaf, plan.sql(), plan.relation, self.catalogue.measure(next(leaves(leaf)).measure).integer)
+            for leaf, plan in self.plans.items()
+        ]
+        return composed_sql(self.metric.formula, parts, Frame(self.by, str(self.grain), self.range.condition()))
+
+
+def _compose(
+    tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, points: RecordedPoints | None
+) -> _Composed:
+    known = [d.name for d in catalogue.dimensions_of(metric)]
+    for name in [*query.by, *(parse_matcher(text).name for text in query.where)]:
+        if name not in known:
+            near, has = did_you_mean(name, known), ", ".join(known) or "none"
+            raise NotFoundError(f"metric {metric.name!r} has no dimension {name!r}{near}; it has {has}")
+    grain = _grain(query.grain, catalogue.family_of(metric), metric)
+    for other in metric.others:
+        _grain(grain, catalogue.family(other), metric)
+    plans: dict[Leaf, _Plan] = {}
+    for leaf in parts_of(metric.formula):
+        figure = next(leaves(leaf))
+        measure = catalogue.measure(figure.measure)
+        apart = (measure.apart_by,) if measure.apart_by else ()
+        alone = replace(metric, family=catalogue.measured_in(measure.name).name, formula=figure, apart_by=apart, others=())
+        asked = query
+        if daily(leaf):
+            asked = replace(query, first=None, since=None, grain=Grain.DAY)
+        elif isinstance(leaf, Summary) and leaf.dimension is not None:
+            if leaf.dimension in query.by:
+                raise UserError(f"metric {metric.name!r} is told over {leaf.dimension}; do not split it by that")
+            asked = replace(query, by=(*query.by, leaf.dimension))
+        plans[leaf] = _plan(tenant, catalogue, alone, asked, points)
+    wanted = Range.of(query.first, query.last, query.since, query.until)
+    return _Composed(metric, catalogue, grain, query.by, plans, wanted)
+
+
 def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
     try:
         grain = Grain(value)
@@ -339,8 +411,10 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
         if Grain.HOUR not in family.grains:
             raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
         raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
+    if any(map(daily, parts_of(metric.formula))) and grain in (Grain.MINUTE, Grain.HOUR):
+        raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week or month, not {grain}")
     if window := _window(metric.formula):
-        rolling = all(leaf.window for leaf in leaves(metric.formula))
+        rolling = all(daily(leaf) or next(leaves(leaf)).window for leaf in parts_of(metric.formula))
         if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
             allowed = "day, week, month and total" if rolling else "day"
             raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
@@ -400,6 +474,14 @@ def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
             return f"({_figure(numerator, measures)} / nullif({_figure(denominator, measures)}, 0))"
         case Derived(expr, inputs):
             return substitute(expr, {name: _figure(inner, measures) for name, inner in inputs})
+        case Summary():
+            raise ValueError(f"{formula} is put together from an answer, and is no figure of state")
+
+
+def _refuse_mixtures(connection: duckdb.DuckDBPyConnection, plan: _Plan | _Composed) -> None:
+    for one in [plan] if isinstance(plan, _Plan) else plan.plans.values():
+        for dimension in one.metric.apart_by:
+            _refuse_mixture(connection, one, dimension)
 
 
 def _refuse_mixture(connection: duckdb.DuckDBPyConnection, plan: _Plan, dimension: str) -> None:

@@ -208,7 +208,7 @@ def _declared(metric: Metric, family: str, catalogue: Any) -> MetricDocument:
         owner=metric.owner,
         synonyms=list(metric.synonyms),
         family=family,
-        dimensions=[d.name for d in catalogue.family_of(metric).dimensions],
+        dimensions=[d.name for d in catalogue.dimensions_of(metric)],
         recorded=False,
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from analytics_dagster.errors import UserError
-from tests.metrics.content_by_hand import DAY, OF_ABBA, OF_KRAFTWERK, PLAYS, TOTAL, TOTAL_ROLLING
+from tests.metrics.content_by_hand import DAY, INTERACTIONS, OF_ABBA, OF_KRAFTWERK, PLAYS, TOTAL, TOTAL_ROLLING
 
 if TYPE_CHECKING:
     from tests.metrics.conftest import Figures
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def content(figures: Figures) -> Figures:
     figures.write("plays", [{"ts": f"{DAY} 10:00", **play} for play in PLAYS])
+    figures.write("interactions", [{"ts": f"{DAY} 11:00", **done} for done in INTERACTIONS])
     return figures
 
 

@@ -16,6 +16,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Summary,
     leaves,
 )
 
@@ -45,7 +46,9 @@ def measure_without_counterpart(measure: Measure) -> LeftOut | None:
 
 def metric_without_counterpart(metric: Metric, family: Family) -> LeftOut | None:
     """Why a metric cannot be exported in any format, or None where it can."""
-    reason = _reason(metric.formula, family)
+    reason = (
+        "it is made from several answers, which are put together here" if metric.composed else _reason(metric.formula, family)
+    )
     return LeftOut("metric", metric.name, reason) if reason else None
 
 
@@ -64,7 +67,7 @@ def _per_second(formula: Formula) -> bool:
     match formula:
         case PerSecond():
             return True
-        case MeasureFigure():
+        case MeasureFigure() | Summary():
             return False
         case Ratio(numerator, denominator):
             return _per_second(numerator) or _per_second(denominator)

@@ -26,6 +26,7 @@ from analytics_dagster.metrics.declarations import (
     Origin,
     PerSecond,
     Ratio,
+    Summary,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
@@ -218,8 +219,8 @@ class MetricFlow:
                 named = [(name, self._reference(inner, name)) for name, inner in inputs]
                 metrics = [{"name": metric} | ({"alias": name} if name != metric else {}) for name, metric in named]
                 return "derived", {"expr": self._sql(expr), "metrics": metrics}
-            case PerSecond():
-                raise ValueError("a rate per second has no counterpart and is left out")
+            case PerSecond() | Summary():
+                raise ValueError(f"{formula} has no counterpart and is left out")
 
 
 def _inputs(formula: Formula) -> Iterator[tuple[str | None, Formula]]:

@@ -25,6 +25,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Summary,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
@@ -143,8 +144,8 @@ class _Dataset:
                 plain = (exp.AggFunc, exp.WithinGroup)
                 closed = {name: tree if isinstance(tree, plain) else exp.paren(tree) for name, tree in names.items()}
                 return rewritten(expr, self._parameters, closed)
-            case PerSecond():
-                raise ValueError("a rate per second has no counterpart and is left out")
+            case PerSecond() | Summary():
+                raise ValueError(f"{formula} has no counterpart and is left out")
 
     def _aggregate(self, measure: Measure, percentile: float | None) -> exp.Expr:
         import sqlglot
