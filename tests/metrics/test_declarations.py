@@ -175,11 +175,11 @@ WRONG = {
     ),
     "concentration of a set": (
         METRIC + "    type: concentration\n    type_params: {measure: listeners, dimension: country}\n",
-        r":8: measure 'listeners' is count_distinct, whose figures do not add up; concentration takes count, sum",
+        r":7: measure 'listeners' is count_distinct, whose figures do not add up; concentration takes count, sum",
     ),
     "concentration over nothing": (
         METRIC + "    type: concentration\n    type_params: {measure: plays, dimension: county}\n",
-        r":8: no dimension 'county' in the semantic model 'listening'; did you mean 'country'",
+        r":7: no dimension 'county' in the semantic model 'listening'; did you mean 'country'",
     ),
     "percentile missing": (SIMPLE + "{measure: api_latency_ms}\n", r":7: .*is a distribution; add percentile"),
     "percentile too much": (SIMPLE + "{measure: plays, percentile: 0.5}\n", r":7: .*is no distribution"),
