@@ -8,19 +8,26 @@ and last one, and missing outside of them: who was never saved has a save rate o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, Self, TypeVar
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics.compile import with_joined
 from analytics_dagster.metrics.declarations import (
+    Catalogue,
     Derived,
     Formula,
+    Grain,
     MeasureFigure,
+    Metric,
     PerSecond,
     Ratio,
     Summary,
     SummaryKind,
+    leaves,
 )
+from analytics_dagster.metrics.leaderboard import Leaders
+from analytics_dagster.metrics.ranges import Range
 
 Leaf = MeasureFigure | Summary
 
@@ -39,15 +46,91 @@ class Part:
 
 @dataclass(frozen=True)
 class Frame:
-    """What all parts are told for: `by` are the columns of the split, `condition` the range as SQL on `ts`."""
+    """What all parts are told for: `by` are the columns of the split, `condition` the range as SQL on `ts`. `whole` is the start
+    of the one bucket as SQL, where the whole range is one.
+    """
 
     by: tuple[str, ...]
-    grain: str
+    grain: Grain
     condition: str
+    whole: str | None = None
+
+    def bucket(self, ts: str) -> str:
+        """SQL: the bucket of a time."""
+        return self.whole or f"date_trunc('{self.grain}', {ts})"
 
     @property
     def keys(self) -> list[str]:
         return [f"_k{n}" for n in range(len(self.by))]
+
+
+class Plan(Protocol):
+    """What answers one leaf alone (`query.py`)."""
+
+    @property
+    def metric(self) -> Metric: ...
+    @property
+    def grain(self) -> Grain: ...
+    @property
+    def by(self) -> tuple[str, ...]: ...
+    @property
+    def relation(self) -> str: ...
+    @property
+    def parameters(self) -> list[str]: ...
+    def sql(self) -> str: ...
+    def at(self, grain: Grain) -> Self: ...
+    def by_only(self, places: Sequence[int]) -> Self: ...
+    def grouped(self, first: Leaders) -> Self: ...
+    def reading(self, relation: str) -> Self: ...
+
+
+P = TypeVar("P", bound=Plan)
+
+
+@dataclass(frozen=True)
+class ComposedPlan(Generic[P]):
+    """A plan for each leaf of a formula; a concentration's is split by its dimension too, behind `by`."""
+
+    metric: Metric
+    catalogue: Catalogue
+    grain: Grain
+    by: tuple[str, ...]
+    plans: Mapping[Leaf, P]
+    range: Range
+
+    @property
+    def parameters(self) -> list[str]:
+        """Of all plans, in the order of their SQL."""
+        return [parameter for plan in self.plans.values() for parameter in plan.parameters]
+
+    def over_the_range(self) -> ComposedPlan[P]:
+        """One figure for the whole range and each element of the first dimension."""
+        plans = {
+            leaf: plan.at(plan.grain if daily(leaf) else Grain.TOTAL).by_only([0, *range(len(self.by), len(plan.by))])
+            for leaf, plan in self.plans.items()
+        }
+        return replace(self, grain=Grain.TOTAL, by=self.by[:1], plans=plans)
+
+    def grouped(self, first: Leaders) -> ComposedPlan[P]:
+        """The first dimension's other elements as one."""
+        return replace(self, plans={leaf: plan.grouped(first) for leaf, plan in self.plans.items()})
+
+    def reading(self, relations: Mapping[Leaf, str]) -> ComposedPlan[P]:
+        """Each leaf of the state rows of its relation."""
+        return replace(self, plans={leaf: plan.reading(relations[leaf]) for leaf, plan in self.plans.items()})
+
+    def sql(self) -> str:
+        parts = [
+            Part(leaf, plan.sql(), plan.relation, self.catalogue.measure(next(leaves(leaf)).measure).integer)
+            for leaf, plan in self.plans.items()
+        ]
+        whole = None
+        if self.grain is Grain.TOTAL:
+            every = " UNION ALL ".join(
+                f"SELECT ts FROM {relation}" for relation in dict.fromkeys(part.relation for part in parts)
+            )
+            whole, _ = self.range.bounds(f"({every})")
+        return composed_sql(self.metric.formula, parts, Frame(self.by, self.grain, self.range.condition(), whole))
 
 
 def parts_of(formula: Formula) -> tuple[Leaf, ...]:
@@ -89,9 +172,9 @@ def _told(part: Part, frame: Frame) -> str:
     rows = f"SELECT ts{renamed}, value FROM ({part.sql})"
     match part.leaf:
         case MeasureFigure():
-            return rows.replace(", value FROM", ", value AS figure FROM", 1)
+            return f"SELECT {frame.whole or 'ts'} AS ts{renamed}, value AS figure FROM ({part.sql})"
         case Summary(SummaryKind.CONCENTRATION, _, dimension):
-            rows = f"{rows} WHERE {q(str(dimension))} IS NOT NULL"
+            rows = f"SELECT {frame.whole or 'ts'} AS ts{renamed}, value FROM ({part.sql}) WHERE {q(str(dimension))} IS NOT NULL"
             by = ", ".join(["ts", *frame.keys])
             return f"SELECT {by}, sum(value * value) / nullif(sum(value) * sum(value), 0) AS figure FROM ({rows}) GROUP BY {by}"
         case Summary(SummaryKind.TOTAL):
@@ -126,7 +209,7 @@ def _last_of_each(days: str, frame: Frame) -> str:
     """By bucket of the answer, the figure of its last day within the range."""
     apart = "".join(f", {key}" for key in frame.keys)
     told = f"SELECT * FROM ({days}) WHERE {frame.condition}"
-    bucket = f"date_trunc('{frame.grain}', ts)"
+    bucket = frame.bucket("ts")
     return f"SELECT {bucket} AS ts{apart}, arg_max(figure, ts) AS figure FROM ({told}) GROUP BY {bucket}{apart}"
 
 
@@ -134,7 +217,9 @@ def _filled(part: Part, figure: str, frame: Frame) -> str:
     if not part.counts:
         return figure
     begin, end = (f"(SELECT {edge}(ts) FROM {part.relation})" for edge in ("min", "max"))
-    inside = f"spine.ts >= date_trunc('{frame.grain}', {begin}) AND spine.ts <= {end}"
+    inside = f"spine.ts >= {frame.bucket(begin)} AND spine.ts <= {end}"
+    if frame.whole:
+        inside = f"{begin} IS NOT NULL"
     return f"(CASE WHEN {figure} IS NULL AND {inside} THEN 0 ELSE {figure} END)"
 
 
@@ -144,8 +229,8 @@ def _figure(formula: Formula, figures: Mapping[Leaf, str], frame: Frame) -> str:
     match formula:
         case MeasureFigure() | Summary():
             return figures[formula]
-        case PerSecond(figure):
-            return f"({_figure(figure, figures, frame)} / (epoch(spine.ts + INTERVAL 1 {frame.grain}) - epoch(spine.ts)))"
+        case PerSecond():
+            raise ValueError("rates are of recorded points, which are one family's")
         case Ratio(numerator, denominator):
             return f"({_figure(numerator, figures, frame)} / nullif({_figure(denominator, figures, frame)}, 0))"
         case Derived(expr, inputs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.compile import with_joined
-from analytics_dagster.metrics.composed import Frame, Leaf, Part, composed_sql, daily, parts_of
+from analytics_dagster.metrics.composed import ComposedPlan, Leaf, daily, parts_of
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
@@ -62,8 +62,8 @@ class MetricQuery:
     `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
     month that the range cuts holds only its days within the range; what is told over a rolling window is, by week, month and in
-    total, the figure of the last day. `aggregate` is for recorded points (avg, p95, ...). `top` keeps so many elements of the first
-    `by`, the greatest over the range, and merges the others into one (`leaderboard.py`).
+    total, the figure of the last day. `aggregate` is for recorded points (avg, p95, ...). `top` keeps so many elements of the
+    first `by`, the greatest over the range, and merges the others into one (`leaderboard.py`).
     """
 
     metric: str
@@ -165,8 +165,12 @@ class DayReader:
     ) -> pa.Table:
         """As `run_query`, by day or coarser, from `since` (the reader's first day) to `until` (its last day)."""
         asked = MetricQuery(metric.name, since or self._first, until or self._last, grain, by=by, where=where)
+        if metric.composed:
+            parts = _compose(self._tenant, self._catalogue, metric, asked, None)
+            relations = {leaf: self._rows(leaf, parts.range) for leaf in parts.plans}
+            return _answer(self._connection, parts.reading(relations))
         plan = _plan(self._tenant, self._catalogue, metric, asked, None)
-        return _answer(self._connection, replace(plan, relation=self._reaching(plan.family, _window(metric.formula))))
+        return _answer(self._connection, plan.reading(self._reaching(plan.family, _window(metric.formula))))
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""
@@ -174,6 +178,14 @@ class DayReader:
         given = f"{column} IS NOT NULL AND {self._range.condition()}"
         query = f"SELECT {column} FROM {self._reaching(family, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
         return [row[0] for row in self._connection.execute(query).fetchall()]
+
+    def _rows(self, leaf: Leaf, wanted: Range) -> str:
+        """The rows that a part of a composed figure is made from; what goes back to the first day is read from its table."""
+        family = self._catalogue.measured_in(next(leaves(leaf)).measure)
+        if not daily(leaf):
+            return self._reaching(family, _window(leaf))
+        every = state_rows(self._tenant, family, Grain.DAY, Range(None, wanted.end), family.measures_of(leaf))
+        return f"({every})"
 
     def _reaching(self, family: Family, window: int) -> str:
         """Name of the table that holds the family's days, and those before them that a window holds."""
@@ -186,14 +198,14 @@ class DayReader:
         return name
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan | _Composed) -> pa.Table:
+def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan]) -> pa.Table:
     _refuse_mixtures(connection, plan)
     answer = connection.sql(plan.sql(), params=plan.parameters).to_arrow_table()
     strings = [pa.field(name, pa.string()) for name in plan.by]
     return answer.cast(pa.schema([pa.field("ts", TIMESTAMP), *strings, pa.field("value", pa.float64())]))
 
 
-def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan | _Composed, top: int) -> pa.Table:
+def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan], top: int) -> pa.Table:
     check_top(top, plan.by)
     _refuse_mixtures(connection, plan)
     first = leaders(connection, plan.over_the_range().sql(), plan.parameters, top)
@@ -215,7 +227,18 @@ class _Plan:
 
     def over_the_range(self) -> _Plan:
         """One figure for the whole range and each element of the first dimension."""
-        return replace(self, grain=Grain.TOTAL, by=self.by[:1], by_sql=self.by_sql[:1])
+        return self.at(Grain.TOTAL).by_only([0])
+
+    def by_only(self, places: Sequence[int]) -> _Plan:
+        """Split by those of its columns that stand there alone."""
+        return replace(self, by=tuple(self.by[n] for n in places), by_sql=tuple(self.by_sql[n] for n in places))
+
+    def at(self, grain: Grain) -> _Plan:
+        return replace(self, grain=grain)
+
+    def reading(self, relation: str) -> _Plan:
+        """Of the state rows of that relation."""
+        return replace(self, relation=relation)
 
     def grouped(self, first: Leaders) -> _Plan:
         """The first dimension's other elements as one."""
@@ -330,50 +353,9 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
     return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
 
 
-@dataclass(frozen=True)
-class _Composed:
-    """A plan for each leaf of a formula; a concentration's is split by its dimension too, behind `by`."""
-
-    metric: Metric
-    catalogue: Catalogue
-    grain: Grain | str
-    by: tuple[str, ...]
-    plans: Mapping[Leaf, _Plan]
-    range: Range
-
-    @property
-    def parameters(self) -> list[str]:
-        return [parameter for plan in self.plans.values() for parameter in plan.parameters]
-
-    def over_the_range(self) -> _Composed:
-        """As of `_Plan`."""
-        most = len(self.by)
-        plans = {
-            leaf: replace(
-                plan,
-                grain=plan.grain if daily(leaf) else EVER,
-                by=plan.by[:1] + plan.by[most:],
-                by_sql=plan.by_sql[:1] + plan.by_sql[most:],
-            )
-            for leaf, plan in self.plans.items()
-        }
-        return replace(self, grain=EVER, by=self.by[:1], plans=plans)
-
-    def grouped(self, first: Leaders) -> _Composed:
-        """As of `_Plan`."""
-        return replace(self, plans={leaf: plan.grouped(first) for leaf, plan in self.plans.items()})
-
-    def sql(self) -> str:
-        parts = [
-            Part(leaf, plan.sql(), plan.relation, self.catalogue.measure(next(leaves(leaf)).measure).integer)
-            for leaf, plan in self.plans.items()
-        ]
-        return composed_sql(self.metric.formula, parts, Frame(self.by, str(self.grain), self.range.condition()))
-
-
 def _compose(
     tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, points: RecordedPoints | None
-) -> _Composed:
+) -> ComposedPlan[_Plan]:
     known = [d.name for d in catalogue.dimensions_of(metric)]
     for name in [*query.by, *(parse_matcher(text).name for text in query.where)]:
         if name not in known:
@@ -397,7 +379,7 @@ def _compose(
             asked = replace(query, by=(*query.by, leaf.dimension))
         plans[leaf] = _plan(tenant, catalogue, alone, asked, points)
     wanted = Range.of(query.first, query.last, query.since, query.until)
-    return _Composed(metric, catalogue, grain, query.by, plans, wanted)
+    return ComposedPlan(metric, catalogue, grain, query.by, plans, wanted)
 
 
 def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
@@ -412,7 +394,7 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
             raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
         raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
     if any(map(daily, parts_of(metric.formula))) and grain in (Grain.MINUTE, Grain.HOUR):
-        raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week or month, not {grain}")
+        raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week, month or total, not {grain}")
     if window := _window(metric.formula):
         rolling = all(daily(leaf) or next(leaves(leaf)).window for leaf in parts_of(metric.formula))
         if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
@@ -478,7 +460,7 @@ def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
             raise ValueError(f"{formula} is put together from an answer, and is no figure of state")
 
 
-def _refuse_mixtures(connection: duckdb.DuckDBPyConnection, plan: _Plan | _Composed) -> None:
+def _refuse_mixtures(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan]) -> None:
     for one in [plan] if isinstance(plan, _Plan) else plan.plans.values():
         for dimension in one.metric.apart_by:
             _refuse_mixture(connection, one, dimension)
