@@ -137,17 +137,26 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class SeenOn:
+    """On how many different days of a window an id must have been seen to be counted; `most` None: any more."""
+
+    least: int
+    most: int | None = None
+
+
+@dataclass(frozen=True)
 class MeasureFigure:
     """Formula leaf: the figure of one merged measure.
 
     `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
-    the figure over so many days, of which the bucket's is the last.
+    the figure over so many days, of which the bucket's is the last; `seen` counts only ids that came on so many of them.
     """
 
     measure: str
     percentile: float | None = None
     newest: bool = False
     window: int | None = None
+    seen: SeenOn | None = None
 
 
 @dataclass(frozen=True)

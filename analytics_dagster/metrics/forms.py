@@ -95,11 +95,19 @@ class WindowParams(_Form):
         return int(number) * (7 if unit.startswith("week") else 1)
 
 
+class SeenOnParams(_Form):
+    """Of a distinct count: on how many different days of the window."""
+
+    at_least: Annotated[int, Field(ge=1)] = 1
+    at_most: Annotated[int, Field(ge=1)] | None = None
+
+
 class CumulativeParams(_Form):
     """The figure of one measure over a rolling window; without one, over all days since the first."""
 
     measure: Name
     cumulative_type_params: WindowParams | None = None
+    seen_on: SeenOnParams | None = None
 
 
 class SpreadParams(_Form):
@@ -198,7 +206,7 @@ KEYS = frozenset(
     key
     for form in (
         FileForm, SemanticModelForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
-        SimpleForm, SimpleParams, CumulativeParams, WindowParams, RatioParams, DerivedParams,
+        SimpleForm, SimpleParams, CumulativeParams, WindowParams, SeenOnParams, RatioParams, DerivedParams,
         ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams,
     )
     for key in form.model_fields

@@ -32,6 +32,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     Origin,
     Ratio,
+    SeenOn,
     Summary,
     SummaryKind,
     did_you_mean,
@@ -233,6 +234,10 @@ class _Resolver:
     def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> Formula:
         params = form.type_params
         if params.cumulative_type_params is None:
+            if params.seen_on is not None:
+                raise DeclarationError(
+                    f"{where}: seen_on counts days of a window; add cumulative_type_params: {{window: 28 days}}"
+                )
             return self._summary(form, where)
         if params.measure not in self._measures:
             raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
@@ -242,7 +247,7 @@ class _Resolver:
                 f"{where}: measure {params.measure!r} is {aggregation}, which has no figure over a window; "
                 f"these have: {', '.join(sorted(ROLLING))}"
             )
-        return MeasureFigure(params.measure, window=params.cumulative_type_params.days)
+        return MeasureFigure(params.measure, window=params.cumulative_type_params.days, seen=_seen_on(params, aggregation, where))
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
         figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]
@@ -264,6 +269,21 @@ class _Resolver:
                 f"{where}: {name!r} is a distribution; declare a simple metric with a percentile and name that"
             )
         return MeasureFigure(name)
+
+
+def _seen_on(params: forms.CumulativeParams, aggregation: Aggregation, where: Origin) -> SeenOn | None:
+    wanted = params.seen_on
+    if wanted is None:
+        return None
+    if aggregation is not Aggregation.COUNT_DISTINCT:
+        raise DeclarationError(
+            f"{where}: measure {params.measure!r} is {aggregation}; seen_on is for count_distinct, whose ids come on days"
+        )
+    if wanted.at_most is not None and wanted.at_most < wanted.at_least:
+        raise DeclarationError(
+            f"{where}: seen_on has at_most {wanted.at_most} below at_least {wanted.at_least}; nobody can be both"
+        )
+    return SeenOn(wanted.at_least, wanted.at_most)
 
 
 def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> Family:

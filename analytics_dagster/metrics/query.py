@@ -307,7 +307,7 @@ class _Plan:
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
-            figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days")
+            figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days", leaf.seen)
             told = f"SELECT * FROM ({figures}) WHERE {self.range.condition()}"
             parts[_alias(leaf)] = f"SELECT {named}, arg_max(figure, ts) AS figure FROM ({told}) GROUP BY {by}"
         return parts
@@ -440,14 +440,14 @@ _BUCKET_SECONDS = "$bucket_seconds"
 
 def _alias(leaf: MeasureFigure) -> str:
     # With what no name can hold, so that it is no other measure's.
-    return f"of_{leaf.measure}" + "".join(f" {part!r}" for part in (leaf.percentile, leaf.window) if part is not None)
+    return f"of_{leaf.measure}" + "".join(f" {part!r}" for part in (leaf.percentile, leaf.window, leaf.seen) if part is not None)
 
 
 def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
     from analytics_dagster.metrics.expressions import substitute
 
     match formula:
-        case MeasureFigure(measure, _, newest, window):
+        case MeasureFigure(measure, _, newest, window, _):
             apart = window is not None or measures[measure].aggregation in _APART
             return f"{identifier(_alias(formula))}.figure" if apart else states.read(measures[measure], newest=newest)
         case PerSecond(figure):

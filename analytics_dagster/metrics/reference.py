@@ -14,6 +14,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    SeenOn,
     Summary,
 )
 from analytics_dagster.metrics.load import load_catalogue
@@ -57,9 +58,10 @@ def reference(catalogue: Catalogue) -> str:
 def formula_text(formula: Formula, family: Family | Catalogue) -> str:
     """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
     match formula:
-        case MeasureFigure(measure, percentile, newest, window):
+        case MeasureFigure(measure, percentile, newest, window, seen):
             if window is not None:
-                return f"{family.measure(measure).aggregation}({measure}) over {window} days"
+                told = f"{family.measure(measure).aggregation}({measure}) over {window} days"
+                return told if seen is None else f"{told}, seen on {_days(seen)}"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
         case Summary(kind, figure, dimension):
@@ -71,6 +73,12 @@ def formula_text(formula: Formula, family: Family | Catalogue) -> str:
         case Derived(expr, inputs):
             named = "; ".join(f"{name} = {formula_text(inner, family)}" for name, inner in inputs)
             return f"{expr} where {named}"
+
+
+def _days(seen: SeenOn) -> str:
+    if seen.most is None:
+        return f"{seen.least} or more"
+    return str(seen.least) if seen.most == seen.least else f"{seen.least} to {seen.most}"
 
 
 def _part(formula: Formula, family: Family | Catalogue) -> str:

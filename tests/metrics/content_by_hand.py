@@ -66,6 +66,8 @@ TOTAL = {
     "artist_followers": 2,
     "artist_listeners_per_follower": 3 / 2,
     "artist_fan_retention": 3 / 2,
+    "artist_previously_active_listeners": 2 - 2,
+    "artist_programmed_listeners": 1,  # bob, to whom a playlist brought abba
     "track_saves": 2,
     "track_shares": 2,
     "track_playlist_adds": 1,
@@ -81,9 +83,13 @@ TOTAL_ROLLING = {
     "monthly_invitations": 2,
     "monthly_joins": 1,
     "track_monthly_streams": 5,
+    "artist_monthly_active_listeners": 2,  # ann and cem
+    "artist_light_listeners": 2,
+    "artist_audience": 3,
+    "artist_active_audience": 2,
 }
 # Nothing to tell on a tenant's only day, computed by hand over weeks in test_content_by_hand.py.
-OVER_WEEKS = {"artist_growth"}
+OVER_WEEKS = {"artist_growth", "artist_super_listeners", "artist_moderate_listeners"}
 ALL = set(TOTAL) | set(TOTAL_ROLLING) | OVER_WEEKS
 """Names of the metrics that are computed by hand here or in test_content_by_hand.py."""
 

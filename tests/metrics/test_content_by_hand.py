@@ -60,3 +60,37 @@ def test_growth_sets_four_weeks_against_the_nine_before(figures: Figures) -> Non
     assert growth == pytest.approx((12 / 4) / (18 / 9) - 1)
     # Who was not streamed before has no growth.
     assert figures.ask("artist_growth", first=last, last=last, where=('artist_id="kraftwerk"',)) == []
+
+
+def test_an_audience_falls_into_segments_by_how_often_it_chose_the_artist(figures: Figures) -> None:
+    last = dt.date(2026, 6, 30)
+    chosen = {
+        "sue": range(10),
+        "max": range(0, 27, 3),
+        "mia": (0, 5, 27),
+        "lea": (0, 1),
+        "leo": (27,),
+        "old": (28, 29, 30),
+        "new": (),
+    }
+    plays = [(last - dt.timedelta(days=ago), who, "library") for who, days in chosen.items() for ago in days]
+    # Twice on a day is one day, and what radio plays is not chosen.
+    plays += [
+        (last, "lea", "artist"),
+        *((last - dt.timedelta(days=ago), who, "radio") for who in ("new", "leo") for ago in range(12)),
+    ]
+    rows = [
+        {"ts": f"{day} 10:00", "listener_id": who, "source": source, "artist_id": "abba"} for day, who, source in sorted(plays)
+    ]
+    figures.write("plays", rows)
+    by_hand = {
+        "artist_super_listeners": 1,  # sue, on 10 days
+        "artist_moderate_listeners": 2,  # max on 9, mia on 3
+        "artist_light_listeners": 2,  # lea on 2, leo on 1
+        "artist_monthly_active_listeners": 5,
+        "artist_previously_active_listeners": 1,  # old
+        "artist_programmed_listeners": 1,  # new
+        "artist_audience": 7,
+    }
+    asked = {"first": last, "last": last, "where": ('artist_id="abba"',)}
+    assert {name: figures.ask(name, **asked)[0][1] for name in by_hand} == by_hand

@@ -58,6 +58,8 @@ def _reason(formula: Formula, family: Family) -> str | None:
             return f"it reads the measure {measure.name}, and {told.reason}"
     if any(leaf.newest for leaf in leaves(formula)):
         return "the newest value is no aggregation there"
+    if any(leaf.seen for leaf in leaves(formula)):
+        return "on how many days an id was seen is not counted there"
     if _per_second(formula):
         return "the seconds of a bucket are not known there"
     return None
