@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         None, description="Channels and routing. Empty: alerting.yaml, looked for where rules.yaml is."
     )
     analytics_metrics: Path | None = Field(
-        None, description="Folder of further metric declarations (*.yaml), added to the built-in catalogue."
+        None,
+        description="Folder of further metric declarations (*.yaml) and counting policies (policies/*.yaml), added to the "
+        "built-in ones.",
     )
     analytics_public_url: str = Field(
         "http://127.0.0.1:3000", description="Address of the Dagster UI as people reach it; used for links in messages."
@@ -53,6 +55,9 @@ class Settings(BaseSettings):
     # data
     analytics_stream_seconds: int = Field(
         30, ge=1, description="Seconds of listening that make a play a stream (policy spotify_30s)."
+    )
+    analytics_session_gap_minutes: int = Field(
+        30, ge=1, le=1439, description="Minutes without a play after which the next one begins another session."
     )
 
     # the ingest log
@@ -108,6 +113,20 @@ class Settings(BaseSettings):
     )
     analytics_session_idle: int = Field(
         7_200, ge=60, le=2_592_000, description="Seconds without a request after which a person has to sign in again."
+    )
+
+    analytics_oidc_issuer: str | None = Field(
+        None, description="OpenID provider that people may sign in through, for example https://id.example.com. Empty: keys only."
+    )
+    analytics_oidc_client_id: str | None = Field(None, description="What the provider knows this server as.")
+    analytics_oidc_client_secret: SecretStr | None = Field(
+        None, description="The client's secret at the provider. Empty: a public client, which PKCE alone protects."
+    )
+    analytics_oidc_scopes: str = Field(
+        "openid profile email", description="What the provider is asked to tell, separated by spaces; some need `groups`."
+    )
+    analytics_oidc_roles: Path | None = Field(
+        None, description="YAML file that says which groups of the provider get which role and tenants. Who is in none stays out."
     )
 
     # quotas, unless `analytics tenant quota` set a tenant's own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("event_log", "simulate", "graph")
+BENCHMARKS = ("event_log", "simulate", "graph", "artificial", "counting")
 
 
 def main(names: list[str]) -> int:

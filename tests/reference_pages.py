@@ -32,7 +32,7 @@ SETTINGS = {
         "analytics_public_url",
         "analytics_log_level",
     ),
-    "Counting": ("analytics_stream_seconds",),
+    "Counting": ("analytics_stream_seconds", "analytics_session_gap_minutes"),
     "The ingest log": (
         "analytics_log",
         "metrics_buffer_size",
@@ -53,7 +53,15 @@ SETTINGS = {
         "analytics_statsd",
         "analytics_statsd_tenant",
     ),
-    "Signing in": ("analytics_session_lifetime", "analytics_session_idle"),
+    "Signing in": (
+        "analytics_session_lifetime",
+        "analytics_session_idle",
+        "analytics_oidc_issuer",
+        "analytics_oidc_client_id",
+        "analytics_oidc_client_secret",
+        "analytics_oidc_scopes",
+        "analytics_oidc_roles",
+    ),
     "Tenants and quotas": (
         "analytics_quota_points_per_second",
         "analytics_quota_active_series",

@@ -2,13 +2,14 @@
 
 A rule on a declared metric reads its total per tenant; matchers filter, and the dimensions that they or `by` name become
 labels. Everything is merged from state, so that an average is never averaged. Of points recorded under a name of their
-own each set of labels is a series. Figures are by day.
+own each set of labels is a series. Figures are by day; one that looks at later days (retention, a conversion) is judged on the
+day with which it is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,14 @@ class CatalogueSource:
         if rule.query.metric in mine.recorded:
             return mine.read_recorded(rule, matchers, first, last)
         by = rule.by if rule.aggregate is not None else tuple(dict.fromkeys(m.label for m in matchers))
-        return mine.read(rule, matchers, by, first, last)
+        return mine.read(rule, matchers, by, first, last, known_after=self._known_after(rule.query.metric))
+
+    def _known_after(self, name: str) -> timedelta:
+        """How long after its day a figure is known: what looks at later days is judged when the last of them is there."""
+        from analytics_dagster.metrics.ahead import days_after
+
+        metric = self._catalogue.find(name)
+        return timedelta(days=0 if metric is None else days_after(metric.formula))
 
     def settled_early(self, tenant: str, rule: Rule) -> bool:
         """See `judge.MetricSource`: gt and ge on what only grows, lt and le on what only falls."""
@@ -122,16 +130,18 @@ class _TenantMetrics:
         last: date,
         aggregate: str | None = None,
         total: bool = False,
+        known_after: timedelta = timedelta(0),
     ) -> list[SeriesBuckets]:
-        """Day buckets of each combination of `by`."""
+        """Day buckets of each combination of `by`: the figures that were known on each day and not on the one before."""
         from analytics_dagster.metrics.query import MetricQuery
 
         where = tuple(str(matcher) for matcher in matchers)
-        query = MetricQuery(rule.query.metric, first, last, by=by, where=where, aggregate=aggregate)
+        days = first - known_after, last - known_after
+        query = MetricQuery(rule.query.metric, *days, by=by, where=where, aggregate=aggregate)
         series: dict[Labels, dict[date, float]] = {}
         for row in self._run(query):
             labels = tuple((name, row[name]) for name in sorted(by) if row[name])
-            series.setdefault(labels, {})[row["ts"].date()] = row["value"]
+            series.setdefault(labels, {})[row["ts"].date() + known_after] = row["value"]
         return [SeriesBuckets(labels, values, total) for labels, values in sorted(series.items())]
 
     def read_recorded(self, rule: Rule, matchers: list[Matcher], first: date, last: date) -> list[SeriesBuckets]:

@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 from analytics_dagster import __version__
-from analytics_dagster.cli import audit, doctor, importing, key, materialize, query, rules, serve, simulate, tenant, up
+from analytics_dagster.cli import (
+    audit,
+    doctor,
+    importing,
+    key,
+    materialize,
+    query,
+    reconcile,
+    rules,
+    serve,
+    session,
+    simulate,
+    tenant,
+    up,
+)
 from analytics_dagster.cli.context import Invocation
 from analytics_dagster.errors import AnalyticsError, UserError
 
@@ -54,9 +68,12 @@ app.add_typer(importing.quarantine_app, name="quarantine")
 app.command("materialize")(materialize.materialize)
 app.command("query")(query.query)
 app.add_typer(query.metrics_app, name="metrics")
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(rules.app, name="rules")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
+app.command("signin")(session.signin)
+app.add_typer(session.app, name="session")
 app.command("audit")(audit.audit)
 app.command("doctor")(doctor.doctor)
 

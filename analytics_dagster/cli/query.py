@@ -129,7 +129,10 @@ def export(
     from analytics_dagster.metrics.load import load_catalogue
 
     asked = settings(ctx)
-    parameters = {"stream_ms": asked.analytics_stream_seconds * 1000}
+    parameters = {
+        "stream_ms": asked.analytics_stream_seconds * 1000,
+        "session_gap_ms": asked.analytics_session_gap_minutes * 60_000,
+    }
     written = export_text(load_catalogue(asked.analytics_metrics), format_, parameters)
     if output is None:
         typer.echo(written, nl=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -30,7 +31,9 @@ def up(
     # The API registers its default tenants in every home; those are nobody's own.
     if demo and all(record.demo or record.tenant in DEFAULT_TENANTS for record in opened.tenants.records()):
         _prepare_demo(opened)
-    return Supervisor(opened, port, api_port).run(open_browser=browser and interactive(), say=typer.echo)
+    return Supervisor(opened, port, api_port, shown=sys.stdout.isatty()).run(
+        open_browser=browser and interactive(), say=typer.echo
+    )
 
 
 def _prepare_demo(opened: Installation) -> None:

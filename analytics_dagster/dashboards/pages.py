@@ -198,6 +198,14 @@ def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
     return template.render(title=title, detail=detail, back=back, session=markupsafe.Markup(session))
 
 
+def warm() -> None:
+    """Load what pages are made with: Altair, Vega and the templates. Safe to call from any thread."""
+    days = tuple((dt.date(2026, 1, day), float(day)) for day in range(1, 8))
+    pictures.trend("", "", days, days)
+    for name in ("board.html", "panels.html"):
+        _environment().get_template(name)
+
+
 def chart_of(trend: Trend, size: pictures.Size = pictures.Size.WIDE, *, headed: bool = True) -> Chart:
     """The picture of a trend. On a page its title stands above it."""
     made = trend.figure

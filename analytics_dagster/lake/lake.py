@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import unquote
 
 import pyarrow as pa
 
-from analytics_dagster.errors import BusyError, IntegrityError, UserError
+from analytics_dagster.errors import BusyError, IntegrityError, SettingsError, UserError
 from analytics_dagster.lake.compute import connect, identifier, literal
 from analytics_dagster.lake.schemas import PartitionBy, TableSchema
 from analytics_dagster.tenant_ids import validate_tenant_id
@@ -41,11 +42,18 @@ ROW_GROUP_ROWS = 131_072
 _DICTIONARY_BYTES = 128 * 2**10
 
 
+# Delta reads % and brackets in a path as something else, DuckDB the others as patterns.
+_NO_PATH = frozenset("%[]*?")
+
+
 class Lake:
     """The lake of one installation. `root` is a folder or an object-store URL; locks stay on the local disk."""
 
     def __init__(self, root: str, lock_root: Path, storage_options: Mapping[str, str] | None = None) -> None:
+        """Raises SettingsError for a folder whose path Delta or DuckDB would take for something else."""
         self._root = root.rstrip("/")
+        if "://" not in root and (odd := sorted(set(root) & _NO_PATH)):
+            raise SettingsError(f"the lake cannot be in {root}: its path has {' and '.join(map(repr, odd))}; use another folder")
         self._lock_root = lock_root
         self._storage_options = dict(storage_options or {})
 
@@ -156,10 +164,12 @@ class Table:
         self, opened: DeltaTable, first: dt.date | None = None, last: dt.date | None = None, condition: str | None = None
     ) -> list[str]:
         """The same of the version that is open, without those in which no row can meet `condition` (by Delta's statistics)."""
-        if first is None or last is None or self.schema.time is None:
-            return opened.file_uris(file_pruning_predicate=condition)
-        days = self._days_predicate(first, last)
-        return opened.file_uris(file_pruning_predicate=f"{days} AND {condition}" if condition else days)
+        if first is not None and last is not None and self.schema.time is not None:
+            days = self._days_predicate(first, last)
+            condition = f"{days} AND {condition}" if condition else days
+        uris = opened.file_uris(file_pruning_predicate=condition)
+        # Delta percent-encodes paths of this machine too (a space is %20); DuckDB takes them as they are.
+        return uris if "://" in self.uri else [unquote(uri) for uri in uris]
 
     def sql(self, first: dt.date | None = None, last: dt.date | None = None) -> str:
         """A parenthesised SELECT for DuckDB's FROM with exactly the schema's columns; empty but typed without a table.

@@ -157,6 +157,12 @@ SUBSCRIPTIONS = TableSchema(
         Column("from_tier", _S, "Tier before."),
         Column("to_tier", _S, "Tier after."),
         Column("amount_minor", _I, "Money paid, in minor units (cents) of the currency; empty for none."),
+        Column(
+            "mrr_change_minor",
+            _I,
+            "What the event changes in monthly recurring revenue, in minor units: below 0 for less, 0 for nothing; empty where "
+            "the source does not say.",
+        ),
         Column("currency", _S, "ISO 4217 code."),
         Column("country", _S, "Country of the listener, ISO 3166-1 alpha-2."),
         Column("channel", _S, "Sales channel: web, ios, android, partner, ..."),

@@ -13,6 +13,7 @@ from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.schemas import BY_NAME, TableSchema
 from analytics_dagster.metrics.compile import FINER, SOURCE
 from analytics_dagster.metrics.declarations import Family, Grain
+from analytics_dagster.metrics.sessions import SESSION_GAP_MS
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,6 +35,7 @@ def aggregate_days(
     last: dt.date,
     *,
     stream_ms: int,
+    session_gap_ms: int = SESSION_GAP_MS,
     skip: Collection[dt.date] = (),
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> None:
@@ -41,8 +43,8 @@ def aggregate_days(
     one commit.
 
     Reads raw/<source>. The same rows give the same sorted rows. Days in `skip` keep what they had. `stream_ms` is the length
-    from which a play counts as a stream. A process killed between two commits leaves days that the next run mends. A tenant
-    that never had such rows gets no tables.
+    from which a play counts as a stream, `session_gap_ms` the longest gap within a session. A process killed between two commits
+    leaves days that the next run mends. A tenant that never had such rows gets no tables.
     """
     raw, tables = tenant.table(BY_NAME[family.source]), [tenant.table(family.table(grain)) for grain in family.grains]
     if not raw.exists() and not tables[-1].exists():
@@ -51,7 +53,8 @@ def aggregate_days(
     with connect() as connection:
         days = _Days(connection, family, first, last, skipped)
         spans = days.spans(raw, rows_at_once, Grain.HOUR if family.grains[0] is Grain.MINUTE else Grain.DAY)
-        parameters = dict.fromkeys(family.queries.parameters, stream_ms)
+        known = {"stream_ms": stream_ms, "session_gap_ms": session_gap_ms}
+        parameters = {name: known[name] for name in family.queries.parameters}
         days.write(tables[0], days.rows(raw, SOURCE, tables[0], family.queries.build, spans, parameters))
         for finer, coarser, (grain, query) in zip(tables, tables[1:], family.queries.merges.items(), strict=False):
             if grain is Grain.DAY:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from analytics_dagster.lake.compute import identifier as q
+from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure
+from analytics_dagster.metrics.sessions import session_rows
 
 SOURCE = "source"
 FINER = "finer"
+_SESSIONS = "_sessions"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     """
     wanted = tuple(measures)
     keys = [_bucket(grain), *(f"({d.expr})" for d in family.dimensions)]
-    relation = SOURCE
+    # Made once: what hashes ids reads its rows twice.
+    rows = f"WITH {_SESSIONS} AS MATERIALIZED ({_sessions(family, wanted)}) " if family.sessions else ""
+    relation = _SESSIONS if family.sessions else f"({family.step.sql})" if family.step else SOURCE
     for measure in wanted:
         if measure.aggregation is Aggregation.INCREASE:
             relation = f"({states.stepped(measure, keys, relation)})"
@@ -56,7 +61,7 @@ def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:
     named = [f"{key} AS {name}" for key, name in zip(keys, ["ts", *(q(d.name) for d in family.dimensions)], strict=True)]
     values = _named(wanted, states.build)
     by = ", ".join(str(n + 1) for n in range(len(keys)))
-    return f"SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
+    return f"{rows}SELECT {', '.join(named + values)} FROM {relation} GROUP BY {by}"
 
 
 def merge_by(family: Family, dimensions: list[str], grain: Grain, relation: str) -> str:
@@ -96,6 +101,16 @@ def with_joined(parts: dict[str, str], first: str, keys: Iterable[str], columns:
         if name.startswith("of_")
     )
     return f"WITH {ctes} SELECT {', '.join(columns)} FROM {first}{joins}"
+
+
+def _sessions(family: Family, measures: Iterable[Measure]) -> str:
+    """The sessions in `source`, with the columns that the dimensions and these measures read."""
+    from analytics_dagster.metrics.expressions import scalar
+
+    assert family.sessions is not None
+    snippets = [*(d.expr for d in family.dimensions), *(m.expr for m in measures)]
+    columns = [name for snippet in snippets for name in scalar(snippet, family.rows).columns]
+    return session_rows(family.sessions, BY_NAME[family.source], columns, SOURCE)
 
 
 def _bucket(grain: Grain) -> str:

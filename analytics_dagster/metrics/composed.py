@@ -15,13 +15,16 @@ from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics.compile import with_joined
 from analytics_dagster.metrics.declarations import (
     Catalogue,
+    Conversion,
     Derived,
     Formula,
     Grain,
+    Leaf,
     MeasureFigure,
     Metric,
     PerSecond,
     Ratio,
+    Retention,
     Summary,
     SummaryKind,
     leaves,
@@ -29,7 +32,7 @@ from analytics_dagster.metrics.declarations import (
 from analytics_dagster.metrics.leaderboard import Leaders
 from analytics_dagster.metrics.ranges import Range
 
-Leaf = MeasureFigure | Summary
+Question = Leaf | Summary
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Part:
     value. `relation` has all rows that its family has in the days that are read; `counts`: nothing counted is 0.
     """
 
-    leaf: Leaf
+    leaf: Question
     sql: str
     relation: str
     counts: bool
@@ -95,7 +98,7 @@ class ComposedPlan(Generic[P]):
     catalogue: Catalogue
     grain: Grain
     by: tuple[str, ...]
-    plans: Mapping[Leaf, P]
+    plans: Mapping[Question, P]
     range: Range
 
     @property
@@ -115,15 +118,17 @@ class ComposedPlan(Generic[P]):
         """The first dimension's other elements as one."""
         return replace(self, plans={leaf: plan.grouped(first) for leaf, plan in self.plans.items()})
 
-    def reading(self, relations: Mapping[Leaf, str]) -> ComposedPlan[P]:
+    def reading(self, relations: Mapping[Question, str]) -> ComposedPlan[P]:
         """Each leaf of the state rows of its relation."""
         return replace(self, plans={leaf: plan.reading(relations[leaf]) for leaf, plan in self.plans.items()})
 
+    def _counts(self, leaf: Question) -> bool:
+        """What looks ahead is absent while it is not known, which is not 0."""
+        ahead = isinstance(leaf, Conversion | Retention)
+        return not ahead and self.catalogue.measure(next(leaves(leaf)).measure).integer
+
     def sql(self) -> str:
-        parts = [
-            Part(leaf, plan.sql(), plan.relation, self.catalogue.measure(next(leaves(leaf)).measure).integer)
-            for leaf, plan in self.plans.items()
-        ]
+        parts = [Part(leaf, plan.sql(), plan.relation, self._counts(leaf)) for leaf, plan in self.plans.items()]
         whole = None
         if self.grain is Grain.TOTAL:
             every = " UNION ALL ".join(
@@ -133,10 +138,10 @@ class ComposedPlan(Generic[P]):
         return composed_sql(self.metric.formula, parts, Frame(self.by, self.grain, self.range.condition(), whole))
 
 
-def parts_of(formula: Formula) -> tuple[Leaf, ...]:
+def parts_of(formula: Formula) -> tuple[Question, ...]:
     """The leaves that are questions of their own, each once, in reading order."""
     match formula:
-        case MeasureFigure() | Summary():
+        case MeasureFigure() | Conversion() | Retention() | Summary():
             return (formula,)
         case PerSecond(figure):
             return parts_of(figure)
@@ -146,7 +151,7 @@ def parts_of(formula: Formula) -> tuple[Leaf, ...]:
             return tuple(dict.fromkeys(leaf for _, inner in inputs for leaf in parts_of(inner)))
 
 
-def daily(leaf: Leaf) -> bool:
+def daily(leaf: Question) -> bool:
     """Whether a leaf is made from all days since the first: it is asked for by day, whatever the answer's buckets are."""
     return isinstance(leaf, Summary) and leaf.kind is not SummaryKind.CONCENTRATION
 
@@ -171,7 +176,7 @@ def _told(part: Part, frame: Frame) -> str:
     renamed = "".join(f", {q(name)} AS {key}" for name, key in zip(frame.by, frame.keys, strict=True))
     rows = f"SELECT ts{renamed}, value FROM ({part.sql})"
     match part.leaf:
-        case MeasureFigure():
+        case MeasureFigure() | Conversion() | Retention():
             return f"SELECT {frame.whole or 'ts'} AS ts{renamed}, value AS figure FROM ({part.sql})"
         case Summary(SummaryKind.CONCENTRATION, _, dimension):
             rows = f"SELECT {frame.whole or 'ts'} AS ts{renamed}, value FROM ({part.sql}) WHERE {q(str(dimension))} IS NOT NULL"
@@ -217,17 +222,20 @@ def _filled(part: Part, figure: str, frame: Frame) -> str:
     if not part.counts:
         return figure
     begin, end = (f"(SELECT {edge}(ts) FROM {part.relation})" for edge in ("min", "max"))
+    if isinstance(part.leaf, MeasureFigure) and part.leaf.offset:
+        # What is told as it was some days before is not known so many days longer.
+        begin = f"({begin} + INTERVAL {part.leaf.offset} DAY)"
     inside = f"spine.ts >= {frame.bucket(begin)} AND spine.ts <= {end}"
     if frame.whole:
         inside = f"{begin} IS NOT NULL"
     return f"(CASE WHEN {figure} IS NULL AND {inside} THEN 0 ELSE {figure} END)"
 
 
-def _figure(formula: Formula, figures: Mapping[Leaf, str], frame: Frame) -> str:
+def _figure(formula: Formula, figures: Mapping[Question, str], frame: Frame) -> str:
     from analytics_dagster.metrics.expressions import substitute
 
     match formula:
-        case MeasureFigure() | Summary():
+        case MeasureFigure() | Conversion() | Retention() | Summary():
             return figures[formula]
         case PerSecond():
             raise ValueError("rates are of recorded points, which are one family's")

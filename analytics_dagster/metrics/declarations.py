@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError
-from analytics_dagster.lake.schemas import TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.metrics.sessions import Sessions, session_table
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.compile import FamilyQueries
+    from analytics_dagster.metrics.counting.policies import Counting
 
 
 class Grain(StrEnum):
@@ -113,10 +115,24 @@ class StateColumn:
 
 
 @dataclass(frozen=True)
+class SourceStep:
+    """What is worked out of source rows before they are measured, from other rows of their day too.
+
+    `sql` is a SELECT over `source` of whole days with the source table's columns and `columns`; `reads` says which columns of the
+    source table each of those is made from.
+    """
+
+    sql: str
+    columns: tuple[Column, ...]
+    reads: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Measure:
     """What is aggregated from source rows. `columns` hold its state, in the order that `states.py` fixes.
 
-    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies).
+    `apart_by` names a dimension whose values must never be merged with each other (money of two currencies); `of_step` says that
+    its expression reads columns of the family's step.
     """
 
     name: str
@@ -126,6 +142,7 @@ class Measure:
     columns: tuple[StateColumn, ...]
     apart_by: str | None
     origin: Origin
+    of_step: bool = False
 
     @property
     def integer(self) -> bool:
@@ -149,14 +166,43 @@ class MeasureFigure:
     """Formula leaf: the figure of one merged measure.
 
     `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
-    the figure over so many days, of which the bucket's is the last; `seen` counts only ids that came on so many of them.
+    the figure over so many days, of which the bucket's is the last, or `offset` days before it; `seen` counts only ids that came
+    on so many of them.
     """
 
     measure: str
     percentile: float | None = None
     newest: bool = False
     window: int | None = None
+    offset: int = 0
     seen: SeenOn | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Formula leaf: of the ids that `base` counts on a day, those that `converted` counts within the `window` days that begin
+    with it; with `rate` their share. `entity` is what the ids are of. `conversion.py` says how.
+    """
+
+    base: str
+    converted: str
+    entity: str
+    window: int
+    rate: bool
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Formula leaf: of the ids that `measure` counts for the first time in `new_after` days, those that it counts again in period
+    `period` after that day; with `rate` their share. A period is `length` days. `period` None: all of them, the cohort's size.
+    `retention.py` says how.
+    """
+
+    measure: str
+    period: int | None
+    length: int
+    new_after: int
+    rate: bool
 
 
 @dataclass(frozen=True)
@@ -202,22 +248,37 @@ class Summary:
     dimension: str | None = None
 
 
-Formula = MeasureFigure | PerSecond | Ratio | Derived | Summary
+Ahead = Conversion | Retention
+"""Formula leaves that look at the days after their own, and have no figure until those are there."""
+Leaf = MeasureFigure | Ahead
+Formula = Leaf | Summary | PerSecond | Ratio | Derived
+
+
+def figures(formula: Formula) -> Iterator[Leaf]:
+    """All figures that a formula is made of, in reading order, repeats included; of a summary, the one that it is told of."""
+    match formula:
+        case MeasureFigure() | Conversion() | Retention():
+            yield formula
+        case PerSecond(figure) | Summary(_, figure):
+            yield from figures(figure)
+        case Ratio(numerator, denominator):
+            yield from figures(numerator)
+            yield from figures(denominator)
+        case Derived(_, inputs):
+            for _, inner in inputs:
+                yield from figures(inner)
 
 
 def leaves(formula: Formula) -> Iterator[MeasureFigure]:
-    """All measures that a formula reads, in reading order, repeats included."""
-    match formula:
-        case MeasureFigure():
-            yield formula
-        case PerSecond(figure) | Summary(_, figure):
-            yield from leaves(figure)
-        case Ratio(numerator, denominator):
-            yield from leaves(numerator)
-            yield from leaves(denominator)
-        case Derived(_, inputs):
-            for _, inner in inputs:
-                yield from leaves(inner)
+    """All measures that a formula reads, in reading order, repeats included; of what looks ahead, those that it counts by."""
+    for leaf in figures(formula):
+        match leaf:
+            case MeasureFigure():
+                yield leaf
+            case Conversion(base, converted):
+                yield from (MeasureFigure(base), MeasureFigure(converted))
+            case Retention(measure):
+                yield MeasureFigure(measure)
 
 
 def summaries(formula: Formula) -> Iterator[Summary]:
@@ -265,12 +326,18 @@ class Metric:
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, ratio or derived; or ours: concentration, time_to_peak."""
+        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention, concentration and
+        time_to_peak are ours.
+        """
         match self.formula:
             case Summary(kind):
                 return "cumulative" if kind is SummaryKind.TOTAL else kind.value
             case MeasureFigure(window=int()):
                 return "cumulative"
+            case Conversion():
+                return "conversion"
+            case Retention():
+                return "retention"
             case MeasureFigure() | PerSecond():
                 return "simple"
             case Ratio():
@@ -283,7 +350,8 @@ class Metric:
 class Family:
     """One source table, what can be measured over it, and the aggregate tables that hold the measures.
 
-    `grains` are those that have a table, the finest first; each is merged from the one before it.
+    `grains` are those that have a table, the finest first; each is merged from the one before it. With a `step`, dimensions and
+    measures are of its rows.
     """
 
     name: str
@@ -296,6 +364,18 @@ class Family:
     metrics: tuple[Metric, ...]
     origin: Origin
     grains: tuple[Grain, ...] = HOURS_AND_DAYS
+    sessions: Sessions | None = None
+    """What makes sessions of the source rows, where it is sessions that are measured."""
+    step: SourceStep | None = None
+    """What adds columns to the source rows, where they are judged before they are measured."""
+
+    @property
+    def rows(self) -> TableSchema:
+        """What expressions are over: the source table, with the columns of its step where it has one, or sessions of its rows."""
+        source = BY_NAME[self.source]
+        if self.sessions:
+            return session_table(source)
+        return source if self.step is None else replace(source, columns=(*source.columns, *self.step.columns))
 
     @property
     def asset(self) -> str:
@@ -354,6 +434,8 @@ class Catalogue:
     """All declared families and metrics."""
 
     families: tuple[Family, ...]
+    counting: Counting | None = None
+    """The counting policies, where it was loaded from files."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

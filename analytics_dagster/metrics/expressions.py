@@ -20,8 +20,10 @@ from analytics_dagster.metrics.declarations import did_you_mean
 if TYPE_CHECKING:
     from sqlglot import exp
 
-PARAMETERS = ("stream_ms",)
-"""What a snippet may name with a dollar sign: `$stream_ms`, the counting policy's threshold in milliseconds."""
+PARAMETERS = ("stream_ms", "session_gap_ms")
+"""What a snippet may name with a dollar sign, both in milliseconds: the length from which a play is a stream, and the longest gap
+within a session.
+"""
 
 
 class ExpressionError(ValueError):

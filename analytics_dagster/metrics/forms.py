@@ -1,9 +1,9 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
-A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative, ratio,
-derived, and ours: concentration, time_to_peak). Keys that MetricFlow does not have: a model's and metric's `owner`; a metric's
-`unit`, `direction`, `synonyms`, `time`, `kpi`; the aggregations `last` and `increase`; and a `percentile` beside the measure, so
-that several quantiles share one distribution.
+A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
+conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions` and `step`; a metric's `owner`, `unit`,
+`direction`, `synonyms`, `time`, `kpi`; the types `retention`, `concentration` and `time_to_peak`; the aggregations `last` and
+`increase`; `seen_on`; and a `percentile` beside the measure, so that several quantiles share one distribution.
 """
 
 from __future__ import annotations
@@ -63,14 +63,23 @@ class DefaultsForm(_Form):
     time_granularity: Literal["minute", "hour", "day"] = "hour"
 
 
+class SessionsForm(_Form):
+    """Sessions of an entity are measured, not rows. `lasts_ms` is how long a row lasts, in milliseconds."""
+
+    entity: Name
+    lasts_ms: Text
+
+
 class SemanticModelForm(_Form):
-    """A source table and what is measured over it."""
+    """A source table and what is measured over it. `step: counting` adds the verdicts of the counting policies to its columns."""
 
     name: Name
     description: Text
     model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
     owner: Text
+    step: Literal["counting"] | None = None
     defaults: DefaultsForm = DefaultsForm()
+    sessions: SessionsForm | None = None
     entities: tuple[EntityForm, ...] = ()
     dimensions: tuple[DimensionForm, ...] = ()
     measures: Annotated[tuple[MeasureForm, ...], Field(min_length=1)]
@@ -83,16 +92,19 @@ class SimpleParams(_Form):
     percentile: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
+Span = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2} (day|week)s?$")]
+
+
+def days_of(span: str) -> int:
+    """The days of a `Span`."""
+    number, unit = span.split()
+    return int(number) * (7 if unit.startswith("week") else 1)
+
+
 class WindowParams(_Form):
     """Days or weeks that end with the day which is told for."""
 
-    window: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2} (day|week)s?$")]
-
-    @property
-    def days(self) -> int:
-        """Its length."""
-        number, unit = self.window.split()
-        return int(number) * (7 if unit.startswith("week") else 1)
+    window: Span
 
 
 class SeenOnParams(_Form):
@@ -123,6 +135,44 @@ class PeakParams(_Form):
     measure: Name
 
 
+class NamedMeasure(_Form):
+    """A measure, as MetricFlow's conversions name one."""
+
+    name: Name
+
+
+class WithinParams(_Form):
+    """Two distinct counts of one entity: who is counted by the first, and what counts as converting within the window."""
+
+    base_measure: NamedMeasure
+    conversion_measure: NamedMeasure
+    entity: Name
+    window: Span
+    calculation: Literal["conversion_rate", "conversions"] = "conversion_rate"
+
+
+class ConversionParams(_Form):
+    """As MetricFlow nests them."""
+
+    conversion_type_params: WithinParams
+
+
+class CohortParams(_Form):
+    """Which period after the first day of a cohort; `window` is its length."""
+
+    period: Annotated[int, Field(ge=1, le=366)] | None = None
+    window: Span = "1 day"
+    new_after: Span = "90 days"
+    calculation: Literal["retention_rate", "retained", "cohort_size"] = "retention_rate"
+
+
+class RetentionParams(_Form):
+    """A distinct count whose ids come back."""
+
+    measure: Name
+    retention_type_params: CohortParams
+
+
 class RatioParams(_Form):
     """One metric or measure divided by another."""
 
@@ -130,11 +180,19 @@ class RatioParams(_Form):
     denominator: Name
 
 
+class InputForm(_Form):
+    """A metric as it was so many days or weeks before, under a name for the formula."""
+
+    name: Name
+    offset_window: Span
+    alias: Name
+
+
 class DerivedParams(_Form):
-    """Arithmetic over metrics and measures; `metrics` may list those that it names."""
+    """Arithmetic over metrics and measures; `metrics` may list those that it names, and lists those of days before."""
 
     expr: Text
-    metrics: tuple[Name, ...] | None = None
+    metrics: tuple[Name | InputForm, ...] | None = None
 
 
 class _MetricForm(_Form):
@@ -160,6 +218,20 @@ class CumulativeForm(_MetricForm):
 
     type: Literal["cumulative"]
     type_params: CumulativeParams
+
+
+class ConversionForm(_MetricForm):
+    """A metric that is who went on from one event to another."""
+
+    type: Literal["conversion"]
+    type_params: ConversionParams
+
+
+class RetentionForm(_MetricForm):
+    """A metric that is who came back."""
+
+    type: Literal["retention"]
+    type_params: RetentionParams
 
 
 class RatioForm(_MetricForm):
@@ -191,7 +263,8 @@ class TimeToPeakForm(_MetricForm):
 
 
 MetricForm = Annotated[
-    SimpleForm | CumulativeForm | RatioForm | DerivedForm | ConcentrationForm | TimeToPeakForm, Field(discriminator="type")
+    SimpleForm | CumulativeForm | ConversionForm | RetentionForm | RatioForm | DerivedForm | ConcentrationForm | TimeToPeakForm,
+    Field(discriminator="type"),
 ]
 
 
@@ -205,8 +278,9 @@ class FileForm(_Form):
 KEYS = frozenset(
     key
     for form in (
-        FileForm, SemanticModelForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
-        SimpleForm, SimpleParams, CumulativeParams, WindowParams, SeenOnParams, RatioParams, DerivedParams,
+        FileForm, SemanticModelForm, SessionsForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
+        SimpleForm, SimpleParams, CumulativeParams, WindowParams, SeenOnParams, ConversionParams, WithinParams, NamedMeasure,
+        RetentionParams, CohortParams, RatioParams, InputForm, DerivedParams,
         ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams,
     )
     for key in form.model_fields

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from analytics_dagster.lake.schemas import BY_NAME
-from analytics_dagster.metrics.declarations import Catalogue, Metric, leaves
+from analytics_dagster.metrics.declarations import Catalogue, Family, Metric, leaves
+from analytics_dagster.metrics.sessions import source_columns_of
 
 
 def source_columns(metric: Metric, catalogue: Catalogue) -> tuple[str, ...]:
     """Columns of the raw tables, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
-    from analytics_dagster.metrics.expressions import scalar
-
     read: set[str] = set()
     for name in dict.fromkeys(leaf.measure for leaf in leaves(metric.formula)):
-        source = BY_NAME[catalogue.measured_in(name).source]
-        columns = ("ts", *scalar(catalogue.measure(name).expr, source).columns)
-        read.update(f"{source.path}.{column}" for column in columns)
+        family = catalogue.measured_in(name)
+        columns = ("ts", *columns_read(family.measure(name).expr, family))
+        read.update(f"{BY_NAME[family.source].path}.{column}" for column in columns)
     return tuple(sorted(read))
+
+
+def columns_read(snippet: str, family: Family) -> tuple[str, ...]:
+    """The columns of the raw table that one of a family's expressions is made from, in alphabetical order: through its sessions
+    or its step where it has one.
+    """
+    from analytics_dagster.metrics.expressions import scalar
+
+    named: Iterable[str] = scalar(snippet, family.rows).columns
+    if family.sessions:
+        named = source_columns_of(named, family.sessions)
+    reads = {} if family.step is None else family.step.reads
+    return tuple(sorted({column for name in named for column in reads.get(name, (name,))}))

@@ -1,6 +1,7 @@
 """From YAML files to a checked `Catalogue`: everything that can be wrong is found here, with file, line and remedy.
 
-The built-in catalogue is the folder `catalogue/` beside this module; `ANALYTICS_METRICS` names a folder with more.
+The built-in catalogue is the folder `catalogue/` beside this module; `ANALYTICS_METRICS` names a folder with more. Its folder
+`policies`, and ours, declare counting policies, whose measures and metrics are added here.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from analytics_dagster.errors import DeclarationError
-from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, PLAYS, TableSchema
 from analytics_dagster.metrics import forms
+from analytics_dagster.metrics.counting.load import FOLDER as POLICIES
+from analytics_dagster.metrics.counting.load import load_counting
+from analytics_dagster.metrics.counting.measures import metrics_of_policies, with_measures
+from analytics_dagster.metrics.counting.policies import Counting
+from analytics_dagster.metrics.counting.verdicts import counting_step
 from analytics_dagster.metrics.declarations import (
     DAYS_ONLY,
     FROM_MINUTES,
     HOURS_AND_DAYS,
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Dimension,
     Entity,
@@ -32,7 +39,9 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     Origin,
     Ratio,
+    Retention,
     SeenOn,
+    SourceStep,
     Summary,
     SummaryKind,
     did_you_mean,
@@ -41,12 +50,14 @@ from analytics_dagster.metrics.declarations import (
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
+from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
+from analytics_dagster.metrics.sessions import Sessions, session_table
 from analytics_dagster.metrics.states import state_columns
 
 BUILT_IN = Path(__file__).parent / "catalogue"
-RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity"})
-"""Names that a dimension may not have: columns of answers, and labels that alerts set themselves."""
+RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity", PERIOD})
+"""Names that a dimension may not have: columns of answers, what retention is split by, and labels that alerts set themselves."""
 
 ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.SUM_BOOLEAN})
 """What may be summed over days and dimensions."""
@@ -76,7 +87,10 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
         if not extra.is_dir():
             raise DeclarationError(f"ANALYTICS_METRICS={extra} is not a folder; name one with metric declarations (*.yaml)")
         files += [_read(path) for path in sorted(p for p in extra.iterdir() if p.suffix in (".yaml", ".yml"))]
-    return _Resolver(files).catalogue()
+    counting = load_counting(None if extra is None else extra / POLICIES)
+    files = [replace(f, form=with_measures(f.form, counting)) for f in files]
+    files += [_Declared(document, form) for document, form in metrics_of_policies(counting)]
+    return _Resolver(files, counting).catalogue()
 
 
 def _read(path: Path) -> _Declared:
@@ -108,9 +122,11 @@ def _describe(document: Document, error: ValidationError) -> str:
 class _Resolver:
     """Names to objects, over all files at once, so that a metric may come before what it is made of."""
 
-    def __init__(self, files: list[_Declared]) -> None:
-        self._files = files
+    def __init__(self, files: list[_Declared], counting: Counting) -> None:
+        self._files, self._counting = files, counting
+        self._step = counting_step(counting)
         self._measures: dict[str, tuple[str, Measure]] = {}
+        self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
         self._dimensions: dict[str, list[str]] = {}
@@ -119,7 +135,8 @@ class _Resolver:
         families = self._families()
         self._index_metrics()
         metrics = [self._metric(declared, index, form) for declared, index, form in self._forms.values()]
-        return Catalogue(tuple(replace(f, metrics=tuple(m for m in metrics if m.family == f.name)) for f in families))
+        resolved = tuple(replace(f, metrics=tuple(m for m in metrics if m.family == f.name)) for f in families)
+        return Catalogue(resolved, self._counting)
 
     def _families(self) -> list[Family]:
         taken: dict[str, Origin] = {}
@@ -128,11 +145,12 @@ class _Resolver:
             for index, model in enumerate(declared.form.semantic_models):
                 origin = declared.origin("semantic_models", index, "name")
                 _claim(taken, model.name, origin, "semantic model")
-                family = _family(declared, index, model)
+                family = _family(declared, index, model, self._step if model.step else None)
                 for measure in family.measures:
                     if measure.name in self._measures:
                         raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
                     self._measures[measure.name] = (family.name, measure)
+                self._entities.update({(family.name, entity.name): entity for entity in family.entities})
                 families.append(family)
                 self._dimensions[family.name] = [d.name for d in family.dimensions]
         return families
@@ -169,7 +187,7 @@ class _Resolver:
             synonyms=form.synonyms,
             time=form.time,
             kpi=form.kpi,
-            integer=isinstance(formula, MeasureFigure) and used[0][1].integer,
+            integer=_whole(formula, used[0][1]),
             apart_by=tuple(apart),
             origin=origin,
             others=tuple(of[1:]),
@@ -190,6 +208,10 @@ class _Resolver:
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.ConcentrationForm() | forms.TimeToPeakForm():
                 made = self._summary(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.ConversionForm():
+                made = self._conversion(form, declared.origin("metrics", index, "type_params", "conversion_type_params"))
+            case forms.RetentionForm():
+                made = self._retention(form, declared.origin("metrics", index, "type_params", "retention_type_params"))
             case forms.RatioForm():
                 inner = (*path, name)
                 numerator = self._figure(form.type_params.numerator, inner, where)
@@ -201,9 +223,7 @@ class _Resolver:
 
     def _simple(self, form: forms.SimpleForm, where: Origin) -> MeasureFigure:
         params = form.type_params
-        if params.measure not in self._measures:
-            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
-        distribution = self._measures[params.measure][1].aggregation is Aggregation.PERCENTILE
+        distribution = self._measure(params.measure, where).aggregation is Aggregation.PERCENTILE
         if distribution and params.percentile is None:
             raise DeclarationError(f"{where}: measure {params.measure!r} is a distribution; add percentile, for example 0.95")
         if not distribution and params.percentile is not None:
@@ -214,9 +234,7 @@ class _Resolver:
 
     def _summary(self, form: forms.ConcentrationForm | forms.TimeToPeakForm | forms.CumulativeForm, where: Origin) -> Summary:
         name, kind, dimension = form.type_params.measure, SummaryKind.TOTAL, None
-        if name not in self._measures:
-            raise DeclarationError(f"{where}: no measure {name!r}{did_you_mean(name, self._measures)}")
-        of, measure = self._measures[name]
+        measure, of = self._measure(name, where), self._measures[name][0]
         if isinstance(form, forms.ConcentrationForm):
             kind, dimension = SummaryKind.CONCENTRATION, form.type_params.dimension
             if dimension not in self._dimensions[of]:
@@ -233,29 +251,82 @@ class _Resolver:
 
     def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> Formula:
         params = form.type_params
+        aggregation = self._measure(params.measure, where).aggregation
         if params.cumulative_type_params is None:
             if params.seen_on is not None:
                 raise DeclarationError(
                     f"{where}: seen_on counts days of a window; add cumulative_type_params: {{window: 28 days}}"
                 )
             return self._summary(form, where)
-        if params.measure not in self._measures:
-            raise DeclarationError(f"{where}: no measure {params.measure!r}{did_you_mean(params.measure, self._measures)}")
-        aggregation = self._measures[params.measure][1].aggregation
         if aggregation not in ROLLING:
             raise DeclarationError(
                 f"{where}: measure {params.measure!r} is {aggregation}, which has no figure over a window; "
                 f"these have: {', '.join(sorted(ROLLING))}"
             )
-        return MeasureFigure(params.measure, window=params.cumulative_type_params.days, seen=_seen_on(params, aggregation, where))
+        window = forms.days_of(params.cumulative_type_params.window)
+        return MeasureFigure(params.measure, window=window, seen=_seen_on(params, aggregation, where))
+
+    def _conversion(self, form: forms.ConversionForm, where: Origin) -> Conversion:
+        params = form.type_params.conversion_type_params
+        for name in (params.base_measure.name, params.conversion_measure.name):
+            measure, family = self._distinct(name, where), self._measures[name][0]
+            entity = self._entities.get((family, params.entity))
+            if entity is None:
+                known = [of for at, of in self._entities if at == family]
+                near = did_you_mean(params.entity, known)
+                raise DeclarationError(f"{where}: semantic model {family} has no entity {params.entity!r}{near}")
+            if entity.expr not in measure.expr:
+                raise DeclarationError(
+                    f"{where}: measure {name!r} counts {measure.expr}, in which there is no {params.entity} ({entity.expr})"
+                )
+        of = sorted({self._measures[one.name][0] for one in (params.base_measure, params.conversion_measure)})
+        if len(of) > 1:
+            raise DeclarationError(
+                f"{where}: metric {form.name!r} mixes the semantic models {' and '.join(of)}; a conversion reads one table"
+            )
+        rate, days = params.calculation == "conversion_rate", forms.days_of(params.window)
+        return Conversion(params.base_measure.name, params.conversion_measure.name, params.entity, days, rate)
+
+    def _retention(self, form: forms.RetentionForm, where: Origin) -> Retention:
+        params, measure = form.type_params.retention_type_params, form.type_params.measure
+        self._distinct(measure, where)
+        if (params.period is None) != (params.calculation == "cohort_size"):
+            remedy = "remove period" if params.period is not None else "add period, for example 7"
+            raise DeclarationError(f"{where}: calculation {params.calculation} of a cohort: {remedy}")
+        rate = params.calculation == "retention_rate"
+        return Retention(measure, params.period, forms.days_of(params.window), forms.days_of(params.new_after), rate)
+
+    def _distinct(self, name: str, where: Origin) -> Measure:
+        measure = self._measure(name, where)
+        if measure.aggregation is not Aggregation.COUNT_DISTINCT:
+            raise DeclarationError(
+                f"{where}: measure {name!r} is {measure.aggregation}, which keeps no ids; name one with agg: count_distinct"
+            )
+        return measure
+
+    def _measure(self, name: str, where: Origin) -> Measure:
+        if name not in self._measures:
+            raise DeclarationError(f"{where}: no measure {name!r}{did_you_mean(name, self._measures)}")
+        return self._measures[name][1]
 
     def _derived(self, form: forms.DerivedForm, path: tuple[str, ...], where: Origin) -> Derived:
         figures = [*self._forms, *(n for n, (_, m) in self._measures.items() if m.aggregation is not Aggregation.PERCENTILE)]
-        names = _at(where, lambda: arithmetic(form.type_params.expr, figures))
-        listed = form.type_params.metrics
-        if listed is not None and set(listed) != set(names):
-            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(listed)}")
-        return Derived(form.type_params.expr, tuple((n, self._figure(n, (*path, form.name), where)) for n in names))
+        listed = form.type_params.metrics or ()
+        before = {one.alias: one for one in listed if isinstance(one, forms.InputForm)}
+        names = _at(where, lambda: arithmetic(form.type_params.expr, [*figures, *before]))
+        aliases = [one.alias if isinstance(one, forms.InputForm) else one for one in listed]
+        if listed and set(aliases) != set(names):
+            raise DeclarationError(f"{where}: expr names {', '.join(names)}, but metrics lists {', '.join(aliases)}")
+        inner = (*path, form.name)
+        made = [(n, self._before(before[n], inner, where) if n in before else self._figure(n, inner, where)) for n in names]
+        return Derived(form.type_params.expr, tuple(made))
+
+    def _before(self, form: forms.InputForm, path: tuple[str, ...], where: Origin) -> MeasureFigure:
+        """A figure over a window, as it was some days ago."""
+        figure = self._figure(form.name, path, where)
+        if not isinstance(figure, MeasureFigure) or figure.window is None:
+            raise DeclarationError(f"{where}: offset_window is for a cumulative metric, which {form.name!r} is not")
+        return replace(figure, offset=forms.days_of(form.offset_window))
 
     def _figure(self, name: str, path: tuple[str, ...], where: Origin) -> Formula:
         """A metric, else a measure of that name. A metric's own name within its formula means the measure."""
@@ -286,7 +357,18 @@ def _seen_on(params: forms.CumulativeParams, aggregation: Aggregation, where: Or
     return SeenOn(wanted.at_least, wanted.at_most)
 
 
-def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> Family:
+def _whole(formula: Formula, first: Measure) -> bool:
+    """Whether a figure is always a whole number; `first` is the first measure that it reads."""
+    match formula:
+        case MeasureFigure():
+            return first.integer
+        case Conversion() | Retention():
+            return not formula.rate
+        case _:
+            return False
+
+
+def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, step: SourceStep | None) -> Family:
     at: tuple[str | int, ...] = ("semantic_models", index)
     source = BY_NAME.get(model.model.removeprefix("raw/"))
     if source is None or source not in EVENT_TABLES:
@@ -294,11 +376,17 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
         where = declared.origin(*at, "model")
         near = did_you_mean(model.model, known)
         raise DeclarationError(f"{where}: no event table {model.model!r}{near}; one of {', '.join(known)}")
+    if step is not None:
+        if source is not PLAYS:
+            raise DeclarationError(f"{declared.origin(*at, 'step')}: step {model.step} is of plays; give model: {PLAYS.path}")
+        source = replace(source, columns=(*source.columns, *step.columns))
     taken: dict[str, Origin] = {}
     entities = []
     for n, entity in enumerate(model.entities):
         snippet = _snippet(declared, (*at, "entities", n), entity.expr or entity.name, source)
         entities.append(Entity(entity.name, entity.type, snippet.sql, entity.description.strip()))
+    sessions = _sessions(declared, at, model, entities, source)
+    source = session_table(source) if sessions else source
     dimensions = []
     for n, dimension in enumerate(model.dimensions):
         where = declared.origin(*at, "dimensions", n, "name")
@@ -312,19 +400,46 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm) -> 
         dimensions.append(Dimension(dimension.name, sql, dimension.description.strip()))
     measures = []
     for n, form in enumerate(model.measures):
-        measure = _measure(declared, (*at, "measures", n), form, source, [d.name for d in dimensions])
+        measure = _measure(declared, (*at, "measures", n), form, source, [d.name for d in dimensions], step)
         for column in measure.columns:
             _claim(taken, column.name, measure.origin, "column")
         measures.append(measure)
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        _GRAINS[model.defaults.time_granularity],
+        _GRAINS[model.defaults.time_granularity], sessions, step,
     )  # fmt: skip
 
 
+def _sessions(
+    declared: _Declared, at: Location, model: forms.SemanticModelForm, entities: Iterable[Entity], source: TableSchema
+) -> Sessions | None:
+    if model.sessions is None:
+        return None
+    if model.step is not None:
+        raise DeclarationError(f"{declared.origin(*at, 'sessions')}: a model has sessions or a step, not both; take one out")
+    where = declared.origin(*at, "sessions", "entity")
+    by_name = {entity.name: entity for entity in entities}
+    entity = by_name.get(model.sessions.entity)
+    if entity is None:
+        near = did_you_mean(model.sessions.entity, by_name)
+        raise DeclarationError(f"{where}: no entity {model.sessions.entity!r} in this semantic model{near}")
+    if model.defaults.time_granularity == "minute":
+        raise DeclarationError(f"{where}: sessions are kept by the hour; remove time_granularity: minute")
+    place = (*at, "sessions", "lasts_ms")
+    lasts = _at(declared.origin(*place), lambda: scalar(model.sessions.lasts_ms, source) if model.sessions else None)
+    if lasts is None or not pa.types.is_integer(lasts.type):
+        raise DeclarationError(f"{declared.origin(*place)}: {model.sessions.lasts_ms!r} is no whole number of milliseconds")
+    return Sessions(entity.expr, lasts.sql, tuple(sorted({*scalar(entity.expr, source).columns, *lasts.columns})))
+
+
 def _measure(
-    declared: _Declared, at: Location, form: forms.MeasureForm, source: TableSchema, dimensions: Iterable[str]
+    declared: _Declared,
+    at: Location,
+    form: forms.MeasureForm,
+    source: TableSchema,
+    dimensions: Iterable[str],
+    step: SourceStep | None,
 ) -> Measure:
     where = declared.origin(*at, "expr")
     snippet = _snippet(declared, at, form.expr or form.name, source)
@@ -338,7 +453,8 @@ def _measure(
         raise DeclarationError(f"{place}: no dimension {apart!r} in this semantic model{did_you_mean(apart, dimensions)}")
     description = form.description.strip()
     columns = state_columns(form.name, form.agg, snippet.type, description)
-    return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"))
+    of_step = step is not None and not {c.name for c in step.columns}.isdisjoint(snippet.columns)
+    return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"), of_step)
 
 
 def _accepts(aggregation: Aggregation, kind: pa.DataType) -> bool:

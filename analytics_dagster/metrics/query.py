@@ -18,29 +18,36 @@ from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics import states
+from analytics_dagster.metrics.ahead import EVERY, REACHING, Asked, ahead_of, days_after, days_before, newest_day
 from analytics_dagster.metrics.compile import with_joined
-from analytics_dagster.metrics.composed import ComposedPlan, Leaf, daily, parts_of
+from analytics_dagster.metrics.composed import ComposedPlan, Question, daily, parts_of
+from analytics_dagster.metrics.conversion import conversion_figures
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Family,
     Formula,
     Grain,
+    Leaf,
     Measure,
     MeasureFigure,
     Metric,
     PerSecond,
     Ratio,
+    Retention,
     Summary,
     did_you_mean,
+    figures,
     leaves,
 )
 from analytics_dagster.metrics.leaderboard import Leaders, check_top, leaders
 from analytics_dagster.metrics.matchers import Matcher, Operator, parse_matcher
-from analytics_dagster.metrics.ranges import Range, reaching_back, state_rows
+from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
 from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql, recorded_points
+from analytics_dagster.metrics.retention import PERIOD, period_text, retention_figures
 from analytics_dagster.metrics.rolling import rolling_figures, span
 
 if TYPE_CHECKING:
@@ -62,8 +69,9 @@ class MetricQuery:
     `since` and `until` narrow the range to buckets (minutes, hours or days) that begin at or after `since` and before `until`.
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
     month that the range cuts holds only its days within the range; what is told over a rolling window is, by week, month and in
-    total, the figure of the last day. `aggregate` is for recorded points (avg, p95, ...). `top` keeps so many elements of the
-    first `by`, the greatest over the range, and merges the others into one (`leaderboard.py`).
+    total, the figure of the last day. Retention may also be split by `period`. `aggregate` is for recorded points (avg, ...).
+    `top` keeps so many elements of the first `by`, the greatest over the range, and merges the others into one
+    (`leaderboard.py`).
     """
 
     metric: str
@@ -142,8 +150,8 @@ class DayReader:
         self._first, self._last = first, last
         self._range = Range.of_days(first, last)
         self._connection = connect()
-        # By family, the longest window that its table reaches back for.
-        self._kept: dict[str, int] = {}
+        # By family, how many days its table reaches back and ahead.
+        self._kept: dict[str, tuple[int, int]] = {}
         self._covering = contextlib.nullcontext() if interruption is None else interruption.covering(self._connection)
 
     def __enter__(self) -> DayReader:
@@ -170,31 +178,35 @@ class DayReader:
             relations = {leaf: self._rows(leaf, parts.range) for leaf in parts.plans}
             return _answer(self._connection, parts.reading(relations))
         plan = _plan(self._tenant, self._catalogue, metric, asked, None)
-        return _answer(self._connection, plan.reading(self._reaching(plan.family, _window(metric.formula))))
+        return _answer(self._connection, plan.reading(self._reaching_for(plan.family, metric.formula)))
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""
         column = identifier(dimension)
         given = f"{column} IS NOT NULL AND {self._range.condition()}"
-        query = f"SELECT {column} FROM {self._reaching(family, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
+        query = f"SELECT {column} FROM {self._reaching(family, 0, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
         return [row[0] for row in self._connection.execute(query).fetchall()]
 
-    def _rows(self, leaf: Leaf, wanted: Range) -> str:
+    def _rows(self, part: Question, wanted: Range) -> str:
         """The rows that a part of a composed figure is made from; what goes back to the first day is read from its table."""
-        family = self._catalogue.measured_in(next(leaves(leaf)).measure)
-        if not daily(leaf):
-            return self._reaching(family, _window(leaf))
-        every = state_rows(self._tenant, family, Grain.DAY, Range(None, wanted.end), family.measures_of(leaf))
+        family = self._catalogue.measured_in(next(leaves(part)).measure)
+        if not daily(part):
+            return self._reaching_for(family, part)
+        every = state_rows(self._tenant, family, Grain.DAY, Range(None, wanted.end), family.measures_of(part))
         return f"({every})"
 
-    def _reaching(self, family: Family, window: int) -> str:
-        """Name of the table that holds the family's days, and those before them that a window holds."""
+    def _reaching_for(self, family: Family, formula: Formula) -> str:
+        return self._reaching(family, days_before(formula), days_after(formula))
+
+    def _reaching(self, family: Family, before: int, after: int) -> str:
+        """Name of the table that holds the family's days, and at least so many before and after them."""
         name = identifier(f"days_{family.name}")
-        if self._kept.get(family.name, -1) < window:
-            days = reaching_back(self._range, window)
-            stored = state_rows(self._tenant, family, Grain.DAY, days, family.measures)
+        kept = self._kept.get(family.name, (-1, -1))
+        if kept[0] < before or kept[1] < after:
+            reach = max(kept[0], before), max(kept[1], after)
+            stored = state_rows(self._tenant, family, Grain.DAY, reaching(self._range, *reach), family.measures)
             self._connection.execute(f"CREATE OR REPLACE TABLE {name} AS {stored}")
-            self._kept[family.name] = window
+            self._kept[family.name] = reach
         return name
 
 
@@ -207,6 +219,8 @@ def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_P
 
 def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan], top: int) -> pa.Table:
     check_top(top, plan.by)
+    if plan.by[0] == PERIOD and isinstance(plan.metric.formula, Retention):
+        raise UserError(f"top ranks the elements of a dimension, not periods; split by a dimension before {PERIOD!r}")
     _refuse_mixtures(connection, plan)
     first = leaders(connection, plan.over_the_range().sql(), plan.parameters, top)
     return first.ranked(_answer(connection, plan.grouped(first)))
@@ -224,6 +238,7 @@ class _Plan:
     conditions: tuple[str, ...]
     parameters: list[str]
     range: Range
+    newest: str
 
     def over_the_range(self) -> _Plan:
         """One figure for the whole range and each element of the first dimension."""
@@ -245,16 +260,19 @@ class _Plan:
         return replace(self, by_sql=(first.grouped(self.by_sql[0]), *self.by_sql[1:]))
 
     def sql(self) -> str:
-        keys = [f"_k{n}" for n in range(len(self.by))]
+        keys = [f"_k{n}" for n in range(len(self.by_sql))]
         every_key = ", ".join(["ts", *keys])
         measures = {m.name: m for m in self.family.measures_of(self.metric.formula)}
+        if PERIOD in self.by:
+            return self._periods(keys, measures)
         parts = {**self._rows(measures), "picked": self._picked(keys, measures)}
-        parts |= self._rolling(keys, measures)
-        parts |= _spined(parts, keys, measures) if _window(self.metric.formula) else {"folded": _folded(every_key, measures)}
-        for leaf in dict.fromkeys(leaves(self.metric.formula)):
-            measure = measures[leaf.measure]
-            if leaf.window is not None:
+        parts |= self._rolling(keys, measures) | self._ahead(keys, measures)
+        apart = any(name.startswith("of_") for name in parts)
+        parts |= _spined(parts, keys, measures) if apart else {"folded": _folded(every_key, measures)}
+        for leaf in dict.fromkeys(figures(self.metric.formula)):
+            if not isinstance(leaf, MeasureFigure) or leaf.window is not None:
                 continue
+            measure = measures[leaf.measure]
             if measure.aggregation is Aggregation.COUNT_DISTINCT:
                 parts[_alias(leaf)] = states.distinct_figures(measure, every_key, "picked", "figure")
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
@@ -298,19 +316,61 @@ class _Plan:
 
     def _rolling(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
         """The common tables of what is told over a window, and those that they need."""
-        rolling = [leaf for leaf in dict.fromkeys(leaves(self.metric.formula)) if leaf.window is not None]
+        rolling = [
+            leaf for leaf in dict.fromkeys(figures(self.metric.formula)) if isinstance(leaf, MeasureFigure) and leaf.window
+        ]
         if not rolling:
             return {}
-        # The days of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.
-        parts = {"reaching": self._keyed(Grain.DAY, keys, measures), "days": span(self.relation)}
+        # To the last day of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.
+        parts = {REACHING: self._keyed(Grain.DAY, keys, measures), "days": span(REACHING, self._last_day())}
         by = ", ".join([self._bucket(self.grain), *keys])
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
-            figures = rolling_figures(measures[leaf.measure], leaf.window, keys, "reaching", "days", leaf.seen)
-            told = f"SELECT * FROM ({figures}) WHERE {self.range.condition()}"
+            rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days", leaf.seen)
+            if leaf.offset:
+                rolled = f"SELECT * REPLACE (ts + INTERVAL {leaf.offset} DAY AS ts) FROM ({rolled})"
+                rolled = f"SELECT * FROM ({rolled}) WHERE ts <= (SELECT max(ts) FROM days)"
+            told = f"SELECT * FROM ({rolled}) WHERE {self.range.condition()}"
             parts[_alias(leaf)] = f"SELECT {named}, arg_max(figure, ts) AS figure FROM ({told}) GROUP BY {by}"
         return parts
+
+    def _last_day(self) -> str:
+        """SQL for the last day of the range that the table has: a segment without rows on it has its windows all the same."""
+        end = self.range.end
+        return self.newest if end is None else f"least({self.newest}, TIMESTAMPTZ '{end.isoformat()}' - INTERVAL 1 MICROSECOND)"
+
+    def _ahead(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
+        """The common tables of what looks at later days, and those that they need."""
+        looking = ahead_of(self.metric.formula)
+        if not looking:
+            return {}
+        parts = {REACHING: self._keyed(Grain.DAY, keys, measures), EVERY: f"SELECT * FROM {self.relation}"}
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
+        for leaf in looking:
+            match leaf:
+                case Conversion(base, converted):
+                    parts[_alias(leaf)] = conversion_figures(leaf, measures[base], measures[converted], asked)
+                case Retention(measure):
+                    parts[_alias(leaf)] = retention_figures(leaf, measures[measure], asked)
+        return parts
+
+    def _periods(self, keys: list[str], measures: dict[str, Measure]) -> str:
+        """A metric that is retention, in all its periods: ts, what it is split by, value."""
+        retention = self.metric.formula
+        assert isinstance(retention, Retention)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
+        parts = {
+            **self._rows(measures),
+            REACHING: self._keyed(Grain.DAY, keys, measures),
+            EVERY: f"SELECT * FROM {self.relation}",
+            "told": retention_figures(retention, measures[retention.measure], asked, every_period=True),
+        }
+        named = iter(keys)
+        split = [f"{period_text(retention) if name == PERIOD else next(named)} AS {identifier(name)}" for name in self.by]
+        with_ = ", ".join(f"{identifier(name)} AS ({sql})" for name, sql in parts.items())
+        order = ", ".join(f"{n + 1} NULLS FIRST" for n in range(len(split) + 1))
+        return f"WITH {with_} SELECT ts, {', '.join(split)}, figure AS value FROM told ORDER BY {order}"
 
     def filter(self, *more: str) -> str:
         conditions = [*self.conditions, *more]
@@ -323,7 +383,10 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
     recorded = metric.family == RECORDED and metric.name not in {m.name for m in family.metrics}
     grain, wanted = _grain(query.grain, family, metric), Range.of(query.first, query.last, query.since, query.until)
     matchers = tuple(parse_matcher(text) for text in query.where)
-    named = [*query.by, *(m.name for m in matchers)]
+    split = tuple(name for name in query.by if name != PERIOD or not isinstance(metric.formula, Retention))
+    if split != query.by and isinstance(metric.formula, Retention) and metric.formula.period is None:
+        raise UserError(f"metric {metric.name!r} is the size of a cohort, which has no periods")
+    named = [*split, *(m.name for m in matchers)]
     for name in query.by:
         if name in _COLUMNS or query.by.count(name) > 1:
             raise UserError(f"cannot split by {name!r}: the answer already has a column of that name")
@@ -347,10 +410,11 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
     relation = ""
     if points is not None:
         stored = grain if grain in family.grains else Grain.DAY
-        read = reaching_back(wanted, _window(metric.formula))
+        read = reaching(wanted, days_before(metric.formula), days_after(metric.formula))
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
-    by_sql = tuple(expressions[name] for name in query.by)
-    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted)
+    newest = newest_day(tenant, family, wanted) if _window(metric.formula) or ahead_of(metric.formula) else ""
+    by_sql = tuple(expressions[name] for name in split)
+    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
 
 
 def _compose(
@@ -364,10 +428,10 @@ def _compose(
     grain = _grain(query.grain, catalogue.family_of(metric), metric)
     for other in metric.others:
         _grain(grain, catalogue.family(other), metric)
-    plans: dict[Leaf, _Plan] = {}
+    plans: dict[Question, _Plan] = {}
     for leaf in parts_of(metric.formula):
-        figure = next(leaves(leaf))
-        measure = catalogue.measure(figure.measure)
+        figure = leaf.figure if isinstance(leaf, Summary) else leaf
+        measure = catalogue.measure(next(leaves(leaf)).measure)
         apart = (measure.apart_by,) if measure.apart_by else ()
         alone = replace(metric, family=catalogue.measured_in(measure.name).name, formula=figure, apart_by=apart, others=())
         asked = query
@@ -396,10 +460,14 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
     if any(map(daily, parts_of(metric.formula))) and grain in (Grain.MINUTE, Grain.HOUR):
         raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week, month or total, not {grain}")
     if window := _window(metric.formula):
-        rolling = all(daily(leaf) or next(leaves(leaf)).window for leaf in parts_of(metric.formula))
+        parts = parts_of(metric.formula)
+        rolling = all(daily(part) or (isinstance(part, MeasureFigure) and part.window) for part in parts)
         if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
             allowed = "day, week, month and total" if rolling else "day"
             raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
+    if grain in (Grain.MINUTE, Grain.HOUR) and ahead_of(metric.formula):
+        after = days_after(metric.formula)
+        raise UserError(f"metric {metric.name!r} looks {after} days ahead; its grain is day, week, month or total, not {grain}")
     return grain
 
 
@@ -438,18 +506,27 @@ def _spined(parts: dict[str, str], keys: list[str], measures: dict[str, Measure]
 _BUCKET_SECONDS = "$bucket_seconds"
 
 
-def _alias(leaf: MeasureFigure) -> str:
+def _alias(leaf: Leaf) -> str:
     # With what no name can hold, so that it is no other measure's.
-    return f"of_{leaf.measure}" + "".join(f" {part!r}" for part in (leaf.percentile, leaf.window, leaf.seen) if part is not None)
+    match leaf:
+        case MeasureFigure(measure, percentile, _, window, offset, seen):
+            told = (percentile, window, offset or None, seen)
+            return f"of_{measure}" + "".join(f" {part!r}" for part in told if part is not None)
+        case Conversion(base, converted, _, window, rate):
+            return f"of_{base} to {converted} {window} {rate}"
+        case Retention(measure, period, length, new_after, rate):
+            return f"of_{measure} kept {period} {length} {new_after} {rate}"
 
 
 def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
     from analytics_dagster.metrics.expressions import substitute
 
     match formula:
-        case MeasureFigure(measure, _, newest, window, _):
+        case MeasureFigure(measure, _, newest, window):
             apart = window is not None or measures[measure].aggregation in _APART
             return f"{identifier(_alias(formula))}.figure" if apart else states.read(measures[measure], newest=newest)
+        case Conversion() | Retention():
+            return f"{identifier(_alias(formula))}.figure"
         case PerSecond(figure):
             return f"({_figure(figure, measures)} / {_BUCKET_SECONDS})"
         case Ratio(numerator, denominator):

@@ -68,9 +68,12 @@ class Range:
         return begin.date(), max(begin, end - dt.timedelta(microseconds=1)).date()
 
 
-def reaching_back(wanted: Range, window: int) -> Range:
-    """`wanted` and the days before it that a window of so many days, ending with its first, holds."""
-    return wanted if wanted.begin is None or window < 2 else Range(wanted.begin - (window - 1) * _ONE_DAY, wanted.end)
+def reaching(wanted: Range, before: int, after: int) -> Range:
+    """`wanted` with so many days before and after it."""
+    return Range(
+        None if wanted.begin is None else wanted.begin - before * _ONE_DAY,
+        None if wanted.end is None else min(wanted.end + after * _ONE_DAY, _LATEST),
+    )
 
 
 def state_rows(

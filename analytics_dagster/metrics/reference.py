@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from analytics_dagster.metrics.declarations import (
     Catalogue,
+    Conversion,
     Derived,
     Direction,
     Family,
@@ -14,6 +15,7 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
     SeenOn,
     Summary,
 )
@@ -58,14 +60,24 @@ def reference(catalogue: Catalogue) -> str:
 def formula_text(formula: Formula, family: Family | Catalogue) -> str:
     """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
     match formula:
-        case MeasureFigure(measure, percentile, newest, window, seen):
+        case MeasureFigure(measure, percentile, newest, window, offset, seen):
             if window is not None:
-                told = f"{family.measure(measure).aggregation}({measure}) over {window} days"
-                return told if seen is None else f"{told}, seen on {_days(seen)}"
+                on = "" if seen is None else f", seen on {_days(seen)}"
+                ago = f", {offset} days before" if offset else ""
+                return f"{family.measure(measure).aggregation}({measure}) over {window} days{on}{ago}"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
         case Summary(kind, figure, dimension):
             return f"{kind} of {formula_text(figure, family)}{f' over {dimension}' if dimension else ''}"
+        case Conversion(base, converted, entity, window, rate):
+            share = f" / {base}" if rate else ""
+            return f"{entity}s of {base} with {converted} within {window} days{share}"
+        case Retention(measure, period, length, new_after, rate):
+            cohort = f"new in {measure} (not there for {new_after} days)"
+            if period is None:
+                return cohort
+            when = f"day {period}" if length == 1 else f"days {period * length} to {(period + 1) * length - 1}"
+            return f"of those {cohort}, {'the share' if rate else 'those'} there on {when} after"
         case PerSecond(figure):
             return f"{formula_text(figure, family)} / seconds"
         case Ratio(numerator, denominator):
@@ -90,7 +102,8 @@ def _family(family: Family, catalogue: Catalogue) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
     tables = f"{', '.join(finer)} and {day}" if finer else day
-    yield f"{family.description} From `raw/{family.source}` into {tables}. Owner: {family.owner}.\n"
+    of = f"sessions of `raw/{family.source}`" if family.sessions else f"`raw/{family.source}`"
+    yield f"{family.description} From {of} into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)
     yield "\n| measure | aggregation of | |\n|---|---|---|"

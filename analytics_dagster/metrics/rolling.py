@@ -26,9 +26,9 @@ ROLLING = frozenset(
 """What can be told over a window: whatever merges without looking at the bucket before."""
 
 
-def span(relation: str) -> str:
-    """A SELECT of every day from the first to the last with rows in `relation`, the days between without rows too."""
-    return f"SELECT unnest(generate_series(min(ts), max(ts), INTERVAL 1 DAY)) AS ts FROM {relation}"
+def span(relation: str, last: str) -> str:
+    """A SELECT of every day from the first with rows in `relation` to `last` (SQL), the days without rows too."""
+    return f"SELECT unnest(generate_series(min(ts), {last}, INTERVAL 1 DAY)) AS ts FROM {relation}"
 
 
 def rolling_figures(measure: Measure, window: int, keys: list[str], relation: str, days: str, seen: SeenOn | None = None) -> str:

@@ -110,6 +110,7 @@ def build_aggregates(
     from analytics_dagster.metrics.aggregate import aggregate_days
 
     stream_ms = installation.settings.analytics_stream_seconds * 1000
+    session_gap_ms = installation.settings.analytics_session_gap_minutes * 60_000
     day_table = family.table("day")
 
     def compute(lake: TenantLake) -> list[Publication]:
@@ -117,7 +118,7 @@ def build_aggregates(
         raw = installation.publications.of(tenant=lake.tenant, asset=source.path, first=since, last=last)
         inputs = {p.day: p.sequence for p in raw if p.status is Status.PUBLISHED}
         skip = frozenset(days_between(since, last)) - inputs.keys()
-        aggregate_days(lake, family, first, last, stream_ms=stream_ms, skip=skip)
+        aggregate_days(lake, family, first, last, stream_ms=stream_ms, session_gap_ms=session_gap_ms, skip=skip)
         made = publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
         return [replace(p, input_id=inputs[p.content.day]) for p in made]
 

@@ -13,7 +13,7 @@ import dagster as dg
 
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.publications import Publication, Status
-from analytics_dagster.lake.schemas import BY_NAME, TableSchema
+from analytics_dagster.lake.schemas import TableSchema
 from analytics_dagster.metrics.declarations import Family, leaves
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.partitions import DayRange
@@ -51,14 +51,13 @@ def same_columns(source: Sequence[str], table: TableSchema) -> dg.TableColumnLin
 
 def family_lineage(family: Family) -> dg.TableColumnLineage:
     """Which raw columns each dimension and each measure's state is made from."""
-    from analytics_dagster.metrics.expressions import scalar
+    from analytics_dagster.metrics.lineage import columns_read
 
-    source = BY_NAME[family.source]
     columns: dict[str, Iterable[str]] = {"ts": ("ts",)}
     for dimension in family.dimensions:
-        columns[dimension.name] = scalar(dimension.expr, source).columns
+        columns[dimension.name] = columns_read(dimension.expr, family)
     for measure in family.measures:
-        origins = scalar(measure.expr, source).columns
+        origins = columns_read(measure.expr, family)
         columns |= {state.name: origins for state in measure.columns}
     return column_lineage(["raw", family.source], columns)
 

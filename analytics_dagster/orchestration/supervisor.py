@@ -35,7 +35,9 @@ STOP_SECONDS = 15
 class Supervisor:
     """One `analytics up`."""
 
-    def __init__(self, installation: Installation, port: int, api_port: int) -> None:
+    def __init__(self, installation: Installation, port: int, api_port: int, *, shown: bool) -> None:
+        """`shown`: what is said goes to a terminal."""
+        self._shown = shown
         self._port = port
         self._api_port = api_port
         self._installation = _with_own_links(installation, self._url)
@@ -51,7 +53,7 @@ class Supervisor:
             children.append(self._start_api())
             self._wait_until_ready(children)
             if not self._stopping:
-                say(self._announcement())
+                say(self.announcement())
                 if open_browser:
                     import webbrowser
 
@@ -119,7 +121,8 @@ class Supervisor:
             if child.process.poll() is not None and not self._stopping:
                 raise AnalyticsError(f"{child.name} ended with status {child.process.returncode}; see {child.log}")
 
-    def _announcement(self) -> str:
+    def announcement(self) -> str:
+        """What to open, and how to sign in."""
         settings = self._installation.settings
         return (
             f"\nDagster UI      {self._url}\n"
@@ -129,10 +132,27 @@ class Supervisor:
             f"  automation    {self._url}/automation   schedules and sensors, all on\n"
             f"API             {self._api_url}   what it takes: {self._api_url}/docs\n"
             f"  its key       {settings.analytics_home / 'admin.key'}   a platform-admin's; `analytics key create` makes others\n"
+            f"{self._dashboards()}"
             f"rules           {settings.rules_path}   edit, then materialize aggregates in the UI\n"
             f"home            {settings.analytics_home}\n"
             f"Ctrl-C stops everything.\n"
         )
+
+    def _dashboards(self) -> str:
+        """Where they are, and how to sign in. A link only where somebody looks on: no log is to hold one while it works."""
+        from analytics_dagster.tenancy.admin_key import sign_in_path
+        from analytics_dagster.tenancy.keys import Keys
+        from analytics_dagster.tenancy.tickets import Tickets
+
+        where = f"dashboards      {self._api_url}"
+        if self._installation.settings.analytics_trusted_proxies:
+            return f"{where}/   sign in with a key\n"
+        if not self._shown:
+            return f"{where}/   sign in with a key; `analytics signin` prints a link that works once\n"
+        opened = self._installation
+        keys, tickets = Keys(opened.database, opened.clock), Tickets(opened.database, opened.clock)
+        path = sign_in_path(opened.settings.analytics_home, keys, tickets)
+        return f"{where}{path}   signs you in once, within ten minutes; `analytics signin` prints another\n"
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True

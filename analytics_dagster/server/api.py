@@ -16,7 +16,9 @@ from analytics_dagster.server.own_dashboards import data as own_dashboard_data
 from analytics_dagster.server.own_dashboards import pages as own_dashboards
 from analytics_dagster.server.pages import router as pages
 from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, bad_parameters, problem_of
+from analytics_dagster.server.reconciliation import router as reconciliation
 from analytics_dagster.server.reference import router as reference
+from analytics_dagster.server.signin.openid import router as openid
 from analytics_dagster.server.signin.routes import assets as signin_assets
 from analytics_dagster.server.signin.routes import router as signin
 from analytics_dagster.server.status import router as status
@@ -44,7 +46,8 @@ def build_api() -> FastAPI:
         },
     )
     for router in (
-        pages, own_dashboards, own_dashboard_data, dashboards, dashboard_data, status, reference, signin, signin_assets,
+        pages, reconciliation, own_dashboards, own_dashboard_data, dashboards, dashboard_data, status, reference,
+        signin, signin_assets, openid,
     ):  # fmt: skip
         api.include_router(router)
     return api

@@ -112,6 +112,7 @@ class PageRoute(GuardedRoute):
 
         async def paged(request: Request) -> Response:
             service, exchange = service_of(request), exchange_of(request)
+            service.expect_pages()
             try:
                 if exchange.scope["query_string"]:
                     refuse_secrets_in_query(exchange.scope["query_string"], exchange.parameters())

@@ -39,6 +39,11 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
+def is_private(settings: Settings, host: str) -> bool:
+    """Whether nobody but this machine can ask: it listens on loopback, and no proxy speaks for others."""
+    return is_loopback(host) and not trusted_networks(settings)
+
+
 def tls_of(settings: Settings) -> Tls | None:
     """The certificate to answer with. Raises SettingsError when only half of it is set or a file cannot be read."""
     certificate, key = settings.analytics_tls_certificate, settings.analytics_tls_key

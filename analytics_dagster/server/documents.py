@@ -103,6 +103,50 @@ class QuarantineDocument(BaseModel):
     arrived_at: dt.datetime
 
 
+class CountDocument(BaseModel):
+    name: str
+    metric: str
+    policy: str
+    version: int
+    minimum_seconds: float
+    adjusted: bool = Field(description="Without artificial plays.")
+    rules_version: int | None = Field(description="Of the rules for artificial plays; null for a raw count.")
+    plays: int
+    stored: int | None = Field(description="What the metric says; null where a condition is on what it cannot be split by.")
+
+
+class ReconciledPartDocument(BaseModel):
+    counted_by: str = Field(description="The count that has these plays, or `both`.")
+    reason: str | None = Field(description="Why the other has not.")
+    plays: int
+
+
+class ReconciliationDocument(BaseModel):
+    counts: list[CountDocument]
+    difference: int = Field(description="Plays of the first count less those of the second.")
+    parts: list[ReconciledPartDocument]
+
+
+class ReconciledPlayDocument(BaseModel):
+    play_id: str
+    ts: dt.datetime
+    listener_id: str | None
+    track_id: str | None
+    track: str | None
+    artist: str | None
+    ms_played: int | None
+    country: str | None
+    tier: str | None
+    format: str
+    counted_by: str
+    reason: str
+
+
+class ReconciledPlaysDocument(BaseModel):
+    plays: list[ReconciledPlayDocument]
+    truncated: bool = Field(description="Whether there are more than were asked for.")
+
+
 class CheckDocument(BaseModel):
     name: str
     ready: bool

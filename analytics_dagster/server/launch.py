@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from analytics_dagster.errors import AnalyticsError, BusyError
+from analytics_dagster.clock import SystemClock
+from analytics_dagster.errors import AnalyticsError, BusyError, UserError
 from analytics_dagster.server.application import load
-from analytics_dagster.server.binding import is_loopback, require_free_port, require_safe_binding, tls_of
+from analytics_dagster.server.binding import is_loopback, is_private, require_free_port, require_safe_binding, tls_of
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.memory import give_back_freed_memory
 from analytics_dagster.server.service import COUNTS, Plan
+from analytics_dagster.server.signin.provider import open_provider
 from analytics_dagster.server.statsd import statsd_address
 from analytics_dagster.settings import Settings
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+_ADDRESS = Path("server") / "address"
 READY_SECONDS = 60.0
 # A server that was killed is gone when its workers are, which the kernel ends with it.
 _LOCK_SECONDS = 2.0
@@ -73,6 +76,7 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
     require_safe_binding(settings, host)
     if settings.analytics_statsd:
         statsd_address(settings.analytics_statsd)
+    open_provider(settings, SystemClock())  # what is wrong with its settings is told before workers fail on it
     settings.analytics_home.mkdir(parents=True, exist_ok=True)
     with only_server(settings.analytics_home):
         address = Address(host, require_free_port(host, port), tls_of(settings) is not None)
@@ -87,8 +91,10 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
         announcer = threading.Thread(target=_announce, args=(address, announcement, say, ready, stopping), daemon=True)
         announcer.start()
         plan = Plan(settings, host, address.port)
+        _note_address(address, plan)
         status = _run(_granian(plan), plan)
         stopping.set()
+        (settings.analytics_home / _ADDRESS).unlink(missing_ok=True)
         consumer.join(2 * _CONSUME_AT_MOST)
         if status and not ready.is_set():
             raise AnalyticsError("the server did not start; its log lines above say why")
@@ -123,6 +129,40 @@ def only_server(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def private_address(home: Path) -> str:
+    """Where the server of a home answers, when only this machine reaches it. Raises UserError when none runs, or others do."""
+    folder = home / "server"
+    try:
+        descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _no_server(home) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # held: it runs
+    else:
+        raise _no_server(home)
+    finally:
+        os.close(descriptor)
+    try:
+        return (home / _ADDRESS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"others than this machine reach the server of {home}; sign in with a key there") from None
+
+
+def _no_server(home: Path) -> UserError:
+    return UserError(f"no server of {home} is running here; start it with `analytics up` or `analytics serve`")
+
+
+def _note_address(address: Address, plan: Plan) -> None:
+    """For `analytics signin`. Links that sign in are taken only where nobody but this machine can ask."""
+    path = plan.settings.analytics_home / _ADDRESS
+    if is_private(plan.settings, plan.host):
+        path.write_text(address.url, encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _prepare(installation: Installation, address: Address) -> str:
     """Make what a first start needs, and say where it is."""
     from analytics_dagster.tenancy.admin_key import admin_key
@@ -135,6 +175,10 @@ def _prepare(installation: Installation, address: Address) -> str:
         key = admin_key(home, Keys(installation.database, installation.clock))
         lines.append(f"key             {key}   a platform-admin's; `analytics key create` makes others")
         lines.append(f"tenants         {', '.join(installation.tenants.active())}")
+        hint = "; `analytics signin` prints a link that works once" if is_private(installation.settings, address.host) else ""
+        lines.append(f"dashboards      {address.url}/   sign in with a key{hint}")
+    else:
+        lines.append(f"dashboards      {address.url}/")
     lines.append(f"home            {home}")
     return "\n".join(lines)
 

@@ -71,10 +71,7 @@ def document(app: Any) -> dict[str, Any]:
             if "requestBody" in operation:
                 statuses = (*statuses, 408, 413)
             if operation.get(PAGE):
-                # A client with a key is told as everywhere, a browser with a page, or sent to sign in.
-                _add_refusals(operation, statuses, ("application/problem+json", "text/html"))
-                sent_on = operation["responses"].setdefault("303", {"description": "Not signed in: goes on to `/signin`."})
-                sent_on.pop("content", None)
+                _describe_page(operation, statuses)
             else:
                 _add_refusals(operation, statuses, ("application/problem+json",))
     for door in DOORS:
@@ -104,6 +101,17 @@ def _add_refusals(operation: dict[str, Any], statuses: tuple[int, ...], medias: 
     for status in sorted(set(statuses)):
         answer = operation["responses"].setdefault(str(status), {"description": HTTPStatus(status).phrase})
         answer.setdefault("content", {media: {"schema": _REFUSAL_SCHEMAS[media]} for media in medias})
+
+
+def _describe_page(operation: dict[str, Any], statuses: tuple[int, ...]) -> None:
+    """A client with a key is told what went wrong as everywhere, a browser as a page, or it is sent to sign in."""
+    answers = operation["responses"]
+    refusals = {status: answer for status, answer in answers.items() if int(status) >= 400}
+    for answer in refusals.values():
+        answer.pop("content", None)
+    _add_refusals(operation, (*statuses, *map(int, refusals)), ("application/problem+json", "text/html"))
+    # Where the browser goes on to says what is there.
+    answers.setdefault("303", {"description": "Not signed in: goes on to `/signin`."}).pop("content", None)
 
 
 def _problem_schema() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import fcntl
 import os
 import time
@@ -24,13 +23,14 @@ from analytics_dagster.clock import SystemClock
 from analytics_dagster.errors import BusyError, RetryableError
 from analytics_dagster.ingest.points import Admission, Parsed, Plays, Points, SeriesTable, WriteScope
 from analytics_dagster.server.access import Access, Directory
-from analytics_dagster.server.binding import allowed_hosts, is_loopback, tls_of, trusted_networks
+from analytics_dagster.server.binding import allowed_hosts, is_private, tls_of, trusted_networks
 from analytics_dagster.server.exchange import Headers
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.measures import Counts
 from analytics_dagster.server.memory import keep_freed_memory, tune_garbage_collection
 from analytics_dagster.server.problems import rate_headers
 from analytics_dagster.server.signin.attempts import Attempts
+from analytics_dagster.server.signin.provider import open_provider
 from analytics_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,16 +71,20 @@ class Service:
         self.plan = plan
         self.settings = settings
         self.clock = SystemClock()
+        self._pages_expected = False
         self.body_limit = settings.analytics_max_body_bytes
         self.hosts = allowed_hosts(settings, plan.host)
         self.proxies = trusted_networks(settings)
         self.debug = settings.analytics_log_level == "DEBUG"
-        # The keyless way to /metrics: nobody but this machine can ask, and no proxy speaks for others.
-        self.private = is_loopback(plan.host) and not self.proxies
+        # The keyless way to /metrics, and links that sign in.
+        self.private = is_private(settings, plan.host)
+        self.provider = open_provider(settings, self.clock)
         self.tls = tls_of(settings) is not None
         self.attempts = Attempts()
         self.series = SeriesTable()
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="work")
+        # Of its own: a provider that does not answer must not hold what requests wait for.
+        self._provider_threads = ThreadPoolExecutor(4, thread_name_prefix="provider")
         # One, so that as much memory as a large body's rows need is needed once.
         self._large_bodies = ThreadPoolExecutor(1, thread_name_prefix="large-body")
         self._statsd: tuple[asyncio.DatagramTransport, StatsdListener] | None = None
@@ -98,7 +102,7 @@ class Service:
         from analytics_dagster.tenancy.audit import Audit
         from analytics_dagster.tenancy.keys import Keys
         from analytics_dagster.tenancy.quota_gate import QuotaGate
-        from analytics_dagster.tenancy.sessions import Sessions
+        from analytics_dagster.tenancy.sessions import open_sessions
         from analytics_dagster.tenancy.tickets import Tickets
         from analytics_dagster.tenancy.usage import Usage
 
@@ -115,13 +119,7 @@ class Service:
         self.quotas = QuotaGate(settings.analytics_home, settings, database, self.clock, renewed=True)
         await self.in_thread(self.quotas.renew)
         self.directory = Directory(self.installation.tenants)
-        self.sessions = Sessions(
-            database,
-            self.clock,
-            self.keys,
-            lifetime=dt.timedelta(seconds=settings.analytics_session_lifetime),
-            idle=dt.timedelta(seconds=settings.analytics_session_idle),
-        )
+        self.sessions = open_sessions(settings, database, self.clock, self.keys)
         self.tickets = Tickets(database, self.clock)
         self.access = Access(self.keys, self.sessions, self.audit, self.directory, self.threads)
         self.counts = Counts(settings.analytics_home / COUNTS, self.role)
@@ -153,6 +151,7 @@ class Service:
         await self.in_thread(self._flush)
         await self.in_thread(self.audit.close)
         self._large_bodies.shutdown(wait=False, cancel_futures=True)
+        self._provider_threads.shutdown(wait=False, cancel_futures=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.place.leave()
         log.info("stopped", role=self.role)
@@ -193,12 +192,26 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._large_bodies, parse, self._large_body_readers, self.admission(scope))
 
+    def expect_pages(self) -> None:
+        """Somebody looks at pages: load what draws them (2 s), before the first picture is asked for. Servers that only take rows
+        never do, and are the smaller for it.
+        """
+        if not self._pages_expected:
+            from analytics_dagster.dashboards.pages import warm
+
+            self._pages_expected = True
+            self._tasks.append(asyncio.create_task(self.in_thread(warm)))
+
     async def write_counts(self) -> None:
         await self.in_thread(self.counts.write, self.counts.encoded())
 
     async def in_thread(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Run what waits for a disk or a database off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **named))
+
+    async def ask_provider(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """Run what waits for an OpenID provider off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._provider_threads, lambda: work(*args, **named))
 
     async def _keep_limits(self) -> None:
         """By itself, so that nothing else of the house delays it. While the database is away, the limits of before hold."""

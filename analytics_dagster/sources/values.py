@@ -18,7 +18,7 @@ Conversion = Callable[[Any], object]
 """From a value as the file has it to one that Arrow takes; None stays None. Raises RefusedRecordError."""
 
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "t", "y"}), frozenset({"false", "0", "no", "f", "n"})
-_MAY_BE_NEGATIVE = frozenset({"amount_minor", "revenue_micros"})
+_MAY_BE_NEGATIVE = frozenset({"amount_minor", "mrr_change_minor", "revenue_micros"})
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 

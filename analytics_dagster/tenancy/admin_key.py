@@ -1,4 +1,6 @@
-"""The platform-admin's key of the embedded default: made once, in a file that only its owner can read."""
+"""The platform-admin's key of the embedded default: made once, in a file that only its owner can read. And the way to sign in
+with it that does not show it: a link that works once, made by whoever may read the file.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from analytics_dagster.errors import AuthenticationError, PermissionDeniedError
-from analytics_dagster.tenancy.keys import Keys
+from analytics_dagster.tenancy.key_text import key_id_of
+from analytics_dagster.tenancy.keys import Keys, digest_of
 from analytics_dagster.tenancy.roles import Role
+from analytics_dagster.tenancy.tickets import TicketKind, Tickets
 
 ADMIN_KEY = "admin.key"
+ONCE_PATH = "/signin/once"
+"""Route of the server that takes such a code; the code follows."""
 _OWNER_ONLY = 0o600
 _OTHERS = 0o077
 
@@ -27,6 +33,16 @@ def admin_key(home: Path, keys: Keys) -> Path:
         if not _is_good(path, keys):
             _replace(path, keys)
     return path
+
+
+def sign_in_path(home: Path, keys: Keys, tickets: Tickets) -> str:
+    """The path of a link that signs its first caller in as the holder of the file's key, within ten minutes.
+
+    A code that works once is no key: what a browser's history keeps of it is good for nothing.
+    """
+    secret = admin_key(home, keys).read_text(encoding="utf-8").strip()
+    code = tickets.issue(TicketKind.ONCE, {"key_id": key_id_of(secret), "digest": digest_of(secret)})
+    return f"{ONCE_PATH}/{code}"
 
 
 def _is_good(path: Path, keys: Keys) -> bool:

@@ -16,6 +16,7 @@ class Permission(StrEnum):
     METRICS_WRITE = "metrics:write"
     PLAYS_WRITE = "plays:write"
     FIGURES_READ = "figures:read"
+    PLAYS_READ = "plays:read"
     CATALOGUE_READ = "catalogue:read"
     DASHBOARDS_EDIT = "dashboards:edit"
     QUARANTINE_READ = "quarantine:read"
@@ -37,6 +38,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.METRICS_WRITE: "send points",
     Permission.PLAYS_WRITE: "send plays",
     Permission.FIGURES_READ: "query figures",
+    Permission.PLAYS_READ: "read single plays, with who listened",
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
     Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
     Permission.QUARANTINE_READ: "read the records that could not be taken",
@@ -68,7 +70,7 @@ class Role(StrEnum):
 
 _WRITE = frozenset({Permission.METRICS_WRITE, Permission.PLAYS_WRITE})
 _VIEWER = frozenset({Permission.FIGURES_READ, Permission.CATALOGUE_READ, Permission.ALERTS_READ})
-_ANALYST = _VIEWER | {Permission.QUARANTINE_READ, Permission.USAGE_READ, Permission.DASHBOARDS_EDIT}
+_ANALYST = _VIEWER | {Permission.PLAYS_READ, Permission.QUARANTINE_READ, Permission.USAGE_READ, Permission.DASHBOARDS_EDIT}
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}
 
@@ -93,6 +95,7 @@ VERBS: Mapping[str, Permission] = {
     "metrics list": Permission.CATALOGUE_READ,
     "metrics show": Permission.CATALOGUE_READ,
     "metrics export": Permission.CATALOGUE_READ,
+    "reconcile": Permission.PLAYS_READ,
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,
@@ -105,6 +108,9 @@ VERBS: Mapping[str, Permission] = {
     "key create": Permission.KEYS_MANAGE,
     "key list": Permission.KEYS_READ,
     "key revoke": Permission.KEYS_MANAGE,
+    "signin": Permission.PLATFORM_RUN,
+    "session list": Permission.KEYS_READ,
+    "session revoke": Permission.KEYS_MANAGE,
     "audit": Permission.AUDIT_READ,
     "doctor": Permission.STATUS_READ,
 }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from analytics_dagster.lake.database import Database
+    from analytics_dagster.settings import Settings
 
 _RANDOM_BYTES = 32
 _MOST_REMEMBERED = 10_000
@@ -169,7 +170,7 @@ class Sessions:
         self._revoke("digest", digest_of(secret))
 
     def revoke(self, session_id: str) -> None:
-        """End somebody's session. Raises NotFoundError for an id that there is not."""
+        """End somebody's session within 5 s everywhere. Raises NotFoundError for an id that there is not."""
         if not self._revoke("session_id", session_id):
             raise NotFoundError(f"no session {session_id!r} is open; `analytics session list` shows those that are")
 
@@ -279,6 +280,12 @@ class Sessions:
         with self._lock:
             self._found.clear()
         return done
+
+
+def open_sessions(settings: Settings, database: Database, clock: Clock, keys: Keys) -> Sessions:
+    """The sessions of an installation, as long as its settings say."""
+    lifetime = dt.timedelta(seconds=settings.analytics_session_lifetime)
+    return Sessions(database, clock, keys, lifetime=lifetime, idle=dt.timedelta(seconds=settings.analytics_session_idle))
 
 
 def csrf_token(secret: str) -> str:

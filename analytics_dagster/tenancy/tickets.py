@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from analytics_dagster.clock import Clock
-from analytics_dagster.errors import BusyError
 from analytics_dagster.tenancy.keys import digest_of
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from analytics_dagster.lake.database import Database
 
 LIFETIME = dt.timedelta(minutes=10)
-# Anybody may begin to sign in at a provider; more than this at once is somebody who fills the database.
+# Anybody may begin to sign in at a provider. Refusing new ones when too many are open would let one client keep all others out.
 MOST_OPEN = 10_000
 _RANDOM_BYTES = 32
 _LONGEST_SECRET = 200
@@ -39,29 +38,28 @@ class TicketKind(StrEnum):
 class Tickets:
     """The tickets of an installation. Safe to call from any thread."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, most_open: int = MOST_OPEN) -> None:
         self._database = database
         self._clock = clock
+        self._most_open = most_open
 
     def issue(self, kind: TicketKind, payload: Mapping[str, str]) -> str:
-        """A new ticket's text, good for LIFETIME. Raises BusyError when too many are open."""
-        secret, expires_at = secrets.token_urlsafe(_RANDOM_BYTES), self._clock.now() + LIFETIME
+        """A new ticket's text, good for LIFETIME. Where MOST_OPEN of its kind are open, the oldest are given up."""
+        secret, now = secrets.token_urlsafe(_RANDOM_BYTES), self._clock.now()
 
-        def write(connection: sa.Connection) -> bool:
+        def write(connection: sa.Connection) -> None:
             import sqlalchemy as sa
 
             from analytics_dagster.lake.state_tables import tickets
 
-            connection.execute(tickets.delete().where(tickets.c.expires_at <= self._clock.now()))
-            mine = sa.select(sa.func.count()).select_from(tickets).where(tickets.c.kind == kind)
-            if connection.execute(mine).scalar_one() >= MOST_OPEN:
-                return False
+            connection.execute(tickets.delete().where(tickets.c.expires_at <= now))
+            same = sa.select(tickets.c.digest).where(tickets.c.kind == kind.value).order_by(tickets.c.expires_at.desc())
+            too_many = list(connection.execute(same.offset(self._most_open - 1)).scalars())
+            connection.execute(tickets.delete().where(tickets.c.digest.in_(too_many)))
             values = {"digest": digest_of(secret), "kind": kind.value, "payload": json.dumps(dict(payload))}
-            connection.execute(tickets.insert().values(**values, expires_at=expires_at))
-            return True
+            connection.execute(tickets.insert().values(**values, expires_at=now + LIFETIME))
 
-        if not self._database.write(write):
-            raise BusyError("too many people are signing in at once; try again in some minutes")
+        self._database.write(write)
         return secret
 
     def take(self, kind: TicketKind, secret: str) -> Mapping[str, str] | None:

@@ -172,3 +172,16 @@ alert_rules:
 """
     )
     assert [told["alertname"] for told in service.told()] == ["Many"]
+
+
+def test_retention_is_judged_on_the_day_with_which_it_is_known(service):
+    rule = "alert_rules: [{name: Gone, query: day_1_retention, condition: lt, threshold: 0.3, severity: low}]"
+    played = [{"listener_id": who, "play_id": f"{who} {DAY}"} for who in ("ann", "bob", "cem", "dan")]
+    service.publish("plays", played)
+    assert service.judge(rule).errors == []
+    assert service.told() == []
+    next_day = DAY + dt.timedelta(days=1)
+    service.publish("plays", [{"listener_id": "ann", "play_id": f"ann {next_day}"}], next_day)
+    assert service.judge(rule).errors == []
+    [told] = service.told()
+    assert (told["alertname"], told["status"], told["value"]) == ("Gone", "firing", 0.25)

@@ -133,6 +133,9 @@ def test_up_answers_pages_once_in_time_and_stops_at_ctrl_c(watched: Path, slack:
     said = log.read_text()
     assert said.count(f"Dagster UI      http://127.0.0.1:{port}") == 1
     assert said.rstrip().endswith("stopped")
+    # A log must not hold a link that signs in.
+    assert f"dashboards      http://127.0.0.1:{api}/   sign in with a key" in said
+    assert "/signin/once/" not in said
     assert "Traceback" not in said
     for tenant in TENANTS:
         assert len(slack.about("Error Ratio", tenant)) == 1

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from rows import samples
 
-from analytics_dagster.errors import IntegrityError, InvalidNameError
+from analytics_dagster.errors import IntegrityError, InvalidNameError, SettingsError
 from analytics_dagster.lake.content import EMPTY_HASH, day_contents
 from analytics_dagster.lake.lake import Lake
 from analytics_dagster.lake.schemas import PLAYS, RAW_TABLES, SYSTEM_SAMPLES, landing
@@ -172,3 +172,17 @@ def test_a_killed_writer_leaves_whole_days_and_no_lock(lake: Lake, tmp_path: Pat
 
 def test_landing_is_partitioned_by_month_and_raw_by_day(lake: Lake) -> None:
     assert (landing(PLAYS).partition_by, PLAYS.partition_by) == ("month", "day")
+
+
+@pytest.mark.parametrize("folder", ["my lake", "música", "a#b"])
+def test_a_lake_may_lie_in_a_folder_of_any_sensible_name(tmp_path: Path, folder: str) -> None:
+    table = Lake(str(tmp_path / folder), tmp_path / "locks").tenant("acme").table(SYSTEM_SAMPLES)
+    rows = samples(JAN_1, 1)
+    table.overwrite_days(rows, JAN_1, JAN_1)
+    assert table.read(JAN_1, JAN_1).num_rows == table.read().num_rows == rows.num_rows
+
+
+@pytest.mark.parametrize("folder", ["lake[1]", "50%", "what?"])
+def test_a_folder_that_delta_would_misread_is_refused_by_name(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(SettingsError, match="use another folder"):
+        Lake(str(tmp_path / folder), tmp_path / "locks")

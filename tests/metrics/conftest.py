@@ -36,13 +36,13 @@ class Figures:
         self.tenant = tenant
         self.catalogue = catalogue
 
-    def write(self, source: str, rows: Sequence[Row], **options: Any) -> None:
-        """Replace the raw days that `rows` touch and aggregate every family over them."""
+    def write(self, source: str, rows: Sequence[Row], only: str | None = None, **options: Any) -> None:
+        """Replace the raw days that `rows` touch and aggregate every family over them, or the one that is named."""
         data = raw_table(source, rows)
         days = sorted({dt.date.fromisoformat(row["ts"][:10]) for row in rows})
         self.tenant.table(BY_NAME[source]).overwrite_days(data, days[0], days[-1])
         for family in self.catalogue.families:
-            if family.source == source:
+            if family.source == source and only in (None, family.name):
                 aggregate_days(self.tenant, family, days[0], days[-1], stream_ms=STREAM_MS, **options)
 
     def ask(self, metric: str, **question: Any) -> list[tuple[Any, ...]]:

@@ -164,6 +164,48 @@ def test_money_of_several_currencies_is_not_put_together_either(declare: Callabl
         own.value("revenue_per_listener")
 
 
+AHEAD = """
+metrics:
+  - name: savers_a_newcomer
+    description: Savers over listeners who were new.
+    type: ratio
+    type_params: {numerator: savers, denominator: new_listeners}
+    unit: ratio
+    direction: neutral
+  - name: newcomers_kept_and_savers
+    description: A share that is known a day later, and a count of another family.
+    type: derived
+    type_params: {expr: day_1_retention * 100 + savers}
+    unit: none
+    direction: neutral
+  - name: savers_and_listeners_before
+    description: Of another family, as it was two days before.
+    type: derived
+    type_params:
+      expr: savers * 10 + listeners_before
+      metrics: [savers, {name: weekly_active_listeners, offset_window: 2 days, alias: listeners_before}]
+    unit: none
+    direction: neutral
+"""
+
+
+def test_what_looks_at_other_days_is_put_together_with_another_family(declare: Callable[[str], Path], figures: Figures) -> None:
+    own = Figures(figures.tenant, load_catalogue(declare(AHEAD)))
+    _plays(own, (0, "ann", "abba"), (0, "bob", "abba"), (1, "ann", "abba"), (2, "cem", "abba"), (3, "cem", "abba"))
+    _done(own, (0, "ann", "save", "abba"), (3, "cem", "share", "abba"))
+    # Who was new, on the days that have somebody new; nobody saved on the third.
+    assert _of_days(own.ask("savers_a_newcomer")) == [(0, 1 / 2), (2, 0)]
+    # What is not known yet, or of nobody, is no share of 0.
+    assert _of_days(own.ask("newcomers_kept_and_savers")) == [(0, 51), (2, 100)]
+    # Before the first day plus two it is not known how many there were.
+    assert _of_days(own.ask("savers_and_listeners_before")) == [(2, 2), (3, 2)]
+    first, last = dt.date(2026, 2, 1), dt.date(2026, 2, 3)
+    with DayReader(own.tenant, own.catalogue, first, last) as reader:
+        for name in ("savers_a_newcomer", "newcomers_kept_and_savers", "savers_and_listeners_before"):
+            alone = run_query(own.tenant, own.catalogue, MetricQuery(name, first, last))
+            assert reader.query(own.catalogue.metric(name)).equals(alone), name
+
+
 EVENTS = st.tuples(st.integers(0, 9), st.sampled_from(["follow", "unfollow", "save"]), st.sampled_from(["abba", "blur", None]))
 
 

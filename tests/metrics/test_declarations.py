@@ -13,7 +13,7 @@ import pytest
 
 from analytics_dagster.errors import DeclarationError
 from analytics_dagster.lake.lake import duckdb_type
-from analytics_dagster.lake.schemas import BY_NAME, Layer, PartitionBy
+from analytics_dagster.lake.schemas import Layer, PartitionBy
 from analytics_dagster.metrics.declarations import Catalogue, Grain, leaves
 from analytics_dagster.metrics.expressions import scalar
 from analytics_dagster.metrics.load import BUILT_IN, load_catalogue
@@ -83,7 +83,7 @@ def test_the_catalogue_is_compiled_once_for_each_family(catalogue: Catalogue) ->
 def test_every_expression_of_the_catalogue_can_be_written_for_spark(catalogue: Catalogue) -> None:
     for family in catalogue.families:
         for part in (*family.dimensions, *family.measures):
-            assert "`" in scalar(part.expr, BY_NAME[family.source], "spark").sql
+            assert "`" in scalar(part.expr, family.rows, "spark").sql
 
 
 def test_the_reference_page_is_made_from_the_catalogue(catalogue: Catalogue) -> None:
@@ -158,7 +158,7 @@ WRONG = {
     "twice the same key": ("metrics: []\n\nmetrics: []\n", r":3: the key 'metrics' stands here and on line 1"),
     "unknown key": ("metrics:\n  - name: m\n    unt: x\n    type: simple\n", r":3: unknown key 'unt'; did you mean 'unit'"),
     "missing key": (METRIC + "    type: simple\n", r":2: 'type_params' is missing"),
-    "unknown type": (METRIC + "    type: conversion\n    type_params: {}\n", r":2: .*'conversion'"),
+    "unknown type": (METRIC + "    type: funnel\n    type_params: {}\n", r":2: .*'funnel'"),
     "bad name": (
         METRIC.replace("name: m", "name: My-Metric") + "    type: simple\n    type_params: {measure: plays}\n",
         r":2: name 'My-Metric' is not a name",

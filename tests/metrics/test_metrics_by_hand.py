@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,10 @@ def all_sources(listening: Figures) -> Figures:
     ts = "2026-01-31 10:00"
     events = ["signup", "signup", "trial", "upgrade", "upgrade", "downgrade", "cancel", "reactivate", "renewal"]
     tiers = {3: "premium", 4: None, 5: "free"}
+    before = {3: "free", 4: "premium", 5: "premium"}
     money = {3: 999, 4: 999, 8: 500}
+    # New; larger; ended by going free, and by cancelling; taken up again; smaller.
+    change = {3: 999, 4: 300, 5: -100, 6: -700, 7: 50, 8: -20}
     listening.write(
         "subscriptions",
         [
@@ -59,7 +63,9 @@ def all_sources(listening: Figures) -> Figures:
                 "ts": ts,
                 "listener_id": "bob" if n == 8 else "ann",
                 "event": e,
+                "from_tier": before.get(n),
                 "to_tier": tiers.get(n),
+                "mrr_change_minor": change.get(n),
                 "amount_minor": money.get(n),
                 "currency": "EUR",
             }
@@ -69,8 +75,8 @@ def all_sources(listening: Figures) -> Figures:
     listening.write(
         "ad_impressions",
         [
-            {"ts": ts, "filled": True, "revenue_micros": 1_500, "currency": "EUR"},
-            {"ts": ts, "filled": True, "revenue_micros": 2_500, "currency": "EUR"},
+            {"ts": ts, "listener_id": "ann", "filled": True, "revenue_micros": 1_500, "currency": "EUR"},
+            {"ts": ts, "listener_id": "ann", "filled": True, "revenue_micros": 2_500, "currency": "EUR"},
             {"ts": ts, "filled": False, "revenue_micros": 0, "currency": None},
             {"ts": ts, "filled": False, "revenue_micros": 0, "currency": None},
         ],
@@ -106,6 +112,16 @@ BY_HAND = {
     "streams_per_listener": 4 / 3,
     "playlist_streams": 2,  # 200,000 and 30,000
     "playlist_stream_share": 2 / 5,
+    "sessions": 3,  # ann, bob and cem at ten o'clock; the play of nobody is of none
+    "session_length": (200 + 198 + 5) / 3,
+    "sessions_per_listener": 3 / 3,
+    "plays_per_session": 9 / 3,
+    "streams_spotify_30s": 5,
+    "streams_spotify_30s_adjusted": 5,
+    "streams_luminate_50_a_day": 4,  # not the one by nobody; the cap is in test_counting.py
+    "streams_luminate_50_a_day_adjusted": 4,
+    "artificial_plays": 0,  # test_counting.py has some
+    "artificial_share": 0,
     "signups": 2,
     "trials": 1,
     "premium_conversions": 2,
@@ -113,6 +129,13 @@ BY_HAND = {
     "cancellations": 1,
     "reactivations": 1,
     "net_new_subscribers": 2 + 1 - 1 - 1,
+    "new_mrr": 999,
+    "expansion_mrr": 300,
+    "reactivation_mrr": 50,
+    "contraction_mrr": 20,
+    "churned_mrr": 100 + 700,
+    "net_new_mrr": 999 + 300 + 50 - 20 - 800,
+    "churned_subscribers": 2,
     "revenue": 2_498,
     "revenue_per_payment": 2_498 / 3,
     "ad_requests": 4,
@@ -120,6 +143,8 @@ BY_HAND = {
     "ad_revenue": 0.004,
     "fill_rate": 0.5,
     "ecpm": 0.004 / 2 * 1000,
+    "ad_reach": 1,
+    "ad_frequency": 2 / 1,
     "api_requests": 8,
     "api_error_ratio": 2 / 8,
     "api_refusal_ratio": 2 / 8,
@@ -153,14 +178,43 @@ ROLLING = {
     "monthly_payers": 2,
     "monthly_revenue": 2_498,
     "monthly_savers": 2,
+    "mrr": 2_498,
+    "subscribers": 2,
+    "arpu": 2_498 / 2,
+    "monthly_churned_subscribers": 2,
+    "monthly_ad_reach": 1,
+    "monthly_ad_revenue": 4_000,
+    "ad_revenue_per_listener": 0.004 / 1,
 }
 SHARES_OF_ROLLING = {"stickiness": 3 / 3, "revenue_per_payer": 2_498 / 2}
-WITHIN_ONE_PERCENT = {"api_p50_latency": 40, "api_p95_latency": 80, "api_p99_latency": 80}
+# What looks at later days: of the first of January 2026, by the rows in `later_days`.
+LATER = {
+    "new_listeners": 4,
+    "day_1_retention": 2 / 4,  # ann and bob
+    "day_7_retention": 1 / 4,  # ann
+    "week_4_retention": 2 / 4,  # cem on day 28 and bob on day 34
+    "week_12_retention": 1 / 4,  # ann on day 84; cem was there a day before
+    "trial_conversion": 2 / 3,  # ann at once and bob on the last of the 30 days; cem was a day late
+    "free_to_premium_conversion": 1 / 4,  # eve on the last of the 28 days; fay was a day late
+    "conversions_within_28_days": 1,
+}
+# What looks at a month before: of the 31st of January 2026, by the payments in `a_month_of_payments`.
+MONTH_BEFORE = {
+    "churn_rate": 1 / 4,  # dan, of the four who had paid until the first
+    "ltv": 999 / (1 / 4),
+}
+WITHIN_ONE_PERCENT = {
+    "session_length_p50": 198,
+    "session_length_p95": 200,
+    "api_p50_latency": 40,
+    "api_p95_latency": 80,
+    "api_p99_latency": 80,
+}
 
 
 def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
-    by_hand = set(BY_HAND) | set(ROLLING) | set(SHARES_OF_ROLLING) | set(WITHIN_ONE_PERCENT)
-    assert {m.name for m in catalogue.metrics} == by_hand | content_by_hand.ALL
+    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, MONTH_BEFORE, WITHIN_ONE_PERCENT, content_by_hand.ALL)
+    assert sorted(m.name for m in catalogue.metrics) == sorted(name for part in parts for name in part)
 
 
 def test_every_metric_gives_what_was_computed_by_hand(all_sources: Figures) -> None:
@@ -169,8 +223,62 @@ def test_every_metric_gives_what_was_computed_by_hand(all_sources: Figures) -> N
     assert given == {name: pytest.approx(value, rel=1e-12) for name, value in by_hand.items()}
 
 
+@pytest.fixture
+def later_days(figures: Figures) -> Figures:
+    """Listeners and subscriptions that begin on the first of January, and what they do on the n-th day after it."""
+    first = dt.date(2026, 1, 1)
+    plays = {0: ["ann", "bob", "cem", "dan"], 1: ["ann", "bob"], 7: ["ann"], 28: ["cem"], 34: ["bob"], 83: ["cem"], 84: ["ann"]}
+    figures.write(
+        "plays",
+        [
+            {"ts": f"{first + dt.timedelta(days=d)} 10:00", "listener_id": who}
+            for d in sorted({**plays, 90: []})
+            for who in plays.get(d, [None])
+        ],
+    )
+    events = [(0, who, "trial") for who in ("ann", "bob", "cem")] + [(0, who, "signup") for who in ("eve", "fay", "gus", "hal")]
+    events += [
+        (0, "ann", "upgrade"),
+        (27, "eve", "upgrade"),
+        (28, "fay", "upgrade"),
+        (29, "bob", "upgrade"),
+        (30, "cem", "upgrade"),
+    ]
+    figures.write(
+        "subscriptions",
+        [{"ts": f"{first + dt.timedelta(days=d)} 10:00", "listener_id": who, "event": event} for d, who, event in events],
+    )
+    return figures
+
+
+def test_every_metric_that_looks_ahead_gives_what_was_computed_by_hand(later_days: Figures) -> None:
+    first = dt.date(2026, 1, 1)
+    given = {name: later_days.value(name, first=first, last=first) for name in LATER}
+    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in LATER.items()}
+
+
+@pytest.fixture
+def a_month_of_payments(figures: Figures) -> Figures:
+    """Four pay 9.99 on the first of January; dan cancels on the eleventh, the others pay again on the 31st."""
+    paid = {"event": "renewal", "from_tier": "premium", "amount_minor": 999, "currency": "EUR"}
+    rows = [{"ts": "2026-01-01 10:00", "listener_id": who, **paid} for who in ("ann", "bob", "cem", "dan")]
+    rows += [{"ts": "2026-01-11 10:00", "listener_id": "dan", "event": "cancel", "from_tier": "premium"}]
+    rows += [{"ts": "2026-01-31 10:00", "listener_id": who, **paid} for who in ("ann", "bob", "cem")]
+    figures.write("subscriptions", rows)
+    return figures
+
+
+def test_what_looks_at_a_month_before_gives_what_was_computed_by_hand(a_month_of_payments: Figures) -> None:
+    day = dt.date(2026, 1, 31)
+    given = {name: a_month_of_payments.value(name, first=day, last=day) for name in MONTH_BEFORE}
+    assert given == {name: pytest.approx(value, rel=1e-12) for name, value in MONTH_BEFORE.items()}
+    # On the day before, all four had paid within 30 days, and the month before has nobody yet.
+    assert a_month_of_payments.value("mrr", first=dt.date(2026, 1, 30), last=dt.date(2026, 1, 30)) == 4 * 999
+    assert a_month_of_payments.value("churn_rate", first=dt.date(2026, 1, 30), last=dt.date(2026, 1, 30)) is None
+
+
 @pytest.mark.parametrize("name", WITHIN_ONE_PERCENT)
-def test_a_latency_quantile_is_within_one_percent_of_the_nearest_rank(all_sources: Figures, name: str) -> None:
+def test_a_quantile_is_within_one_percent_of_the_nearest_rank(all_sources: Figures, name: str) -> None:
     assert all_sources.value(name) == pytest.approx(WITHIN_ONE_PERCENT[name], rel=0.0100001)
 
 

@@ -103,6 +103,13 @@ def test_the_reader_of_many_days_reads_back_as_far_as_a_window_asks(figures: Fig
         assert reader.values(family, "country") == ["DE"]
 
 
+def test_a_segment_without_rows_on_the_last_day_has_its_window_all_the_same(figures: Figures) -> None:
+    figures.write("plays", [play(0, "ann", "IS"), play(1, "bob", "DE"), play(3, "bob", "DE")])
+    for last in (2, 3):
+        day = FIRST + dt.timedelta(days=last)
+        assert figures.ask("wau", where=('country="IS"',), first=day, last=day) == [(at(last), 1)]
+
+
 def test_a_late_play_changes_every_window_that_holds_its_day(figures: Figures) -> None:
     figures.write("plays", [play(0, "ann")])
     figures.write("plays", [play(30, "ann")])
@@ -235,3 +242,57 @@ def test_who_counts_by_the_days_on_which_he_came_is_counted_on_those_days(
 def test_days_that_cannot_be_counted_are_refused(change: tuple[str, str], message: str, declare: Callable[[str], Path]) -> None:
     with pytest.raises(DeclarationError, match=message):
         load_catalogue(declare(SEEN.replace(*change)))
+
+
+def test_who_came_on_so_many_days_is_told_as_it_was_some_days_before_too(declare: Callable[[str], Path], tmp_path: Path) -> None:
+    from tests.metrics.conftest import Figures
+
+    before = """
+  - name: regulars_then
+    description: The same, two days before.
+    type: derived
+    type_params: {expr: earlier, metrics: [{name: regulars, offset_window: 2 days, alias: earlier}]}
+    unit: listeners
+    direction: neutral
+"""
+    own = load_catalogue(declare(SEEN.rstrip("\n") + before))
+    figures = Figures(Lake(str(tmp_path / "lake"), tmp_path / "locks").tenant("acme"), own)
+    figures.write("plays", [play(0, "ann"), play(1, "ann"), play(8, "bob")])
+    assert figures.ask("regulars") == [(at(day), 1) for day in range(1, 5)]
+    assert figures.ask("regulars_then") == [(at(day), 1) for day in range(3, 7)]
+
+
+GROWTH = """
+metrics:
+  - name: growth
+    description: Listeners of seven days against those of the seven before.
+    type: derived
+    type_params:
+      expr: weekly_active_listeners / week_before
+      metrics: [weekly_active_listeners, {name: weekly_active_listeners, offset_window: 1 week, alias: week_before}]
+    unit: ratio
+    direction: down_is_bad
+"""
+
+
+def test_a_formula_may_look_at_a_window_as_it_was_some_days_before(declare: Callable[[str], Path], tmp_path: Path) -> None:
+    from tests.metrics.conftest import Figures
+
+    own = load_catalogue(declare(GROWTH))
+    figures = Figures(Lake(str(tmp_path / "lake"), tmp_path / "locks").tenant("acme"), own)
+    figures.write("plays", [play(0, "ann"), play(6, "ann"), play(7, "bob"), play(7, "cem"), play(15, "ann")])
+    # Day 7 has ann, bob and cem within its week, and had ann a week before; day 14 has nobody; day 15 has ann, of three on day 8.
+    told = dict(figures.ask("growth"))
+    assert (told[at(7)], told[at(13)], told[at(15)]) == (3 / 1, 2 / 1, 1 / 3)
+    assert at(6) not in told
+    assert at(14) not in told
+    day = FIRST + dt.timedelta(days=15)
+    assert figures.value("growth", first=day, last=day) == 1 / 3
+
+
+def test_only_what_has_a_window_is_looked_at_as_it_was(declare: Callable[[str], Path]) -> None:
+    text = GROWTH.replace("{name: weekly_active_listeners", "{name: daily_active_listeners")
+    with pytest.raises(DeclarationError, match="offset_window is for a cumulative metric, which 'daily_active_listeners' is not"):
+        load_catalogue(declare(text))
+    with pytest.raises(DeclarationError, match="expr names weekly_active_listeners, week_before, but metrics lists"):
+        load_catalogue(declare(GROWTH.replace("[weekly_active_listeners, ", "[")))

@@ -92,6 +92,7 @@ CASES = [
     Case(schemas.SUBSCRIPTIONS, "event_is_known", some(0.02, event="pause"), 48),
     Case(schemas.SUBSCRIPTIONS, "tiers_are_known", some(0.02, to_tier="gold"), 48),
     Case(schemas.SUBSCRIPTIONS, "money_is_not_negative", first(amount_minor=-999), 1),
+    Case(schemas.SUBSCRIPTIONS, "recurring_revenue_moves_with_the_event", some(0.02, event="cancel", mrr_change_minor=999), 48),
     Case(schemas.SUBSCRIPTIONS, "money_has_a_currency", first(currency=None), 1),
     Case(schemas.AD_IMPRESSIONS, "rows_arrived", lambda rows: rows[::3], None),
     Case(schemas.AD_IMPRESSIONS, "keys_are_unique", told_twice("event_id"), 2),

@@ -208,3 +208,15 @@ def test_a_ticket_is_over_after_minutes(database: Database, clock: ManualClock) 
     assert tickets.take(TicketKind.ONCE, secret) == {}
     clock.advance(dt.timedelta(seconds=1))
     assert tickets.take(TicketKind.ONCE, other) is None
+
+
+def test_when_too_many_tickets_are_open_the_oldest_is_given_up(database: Database, clock: ManualClock) -> None:
+    tickets = Tickets(database, clock, most_open=3)
+    other = tickets.issue(TicketKind.ONCE, {})
+    secrets = []
+    for number in range(5):
+        clock.advance(dt.timedelta(seconds=1))
+        secrets.append(tickets.issue(TicketKind.OIDC, {"number": str(number)}))
+    taken = [tickets.take(TicketKind.OIDC, secret) for secret in secrets]
+    assert taken == [None, None, {"number": "2"}, {"number": "3"}, {"number": "4"}]
+    assert tickets.take(TicketKind.ONCE, other) == {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from analytics_dagster.metrics.declarations import (
     Aggregation,
+    Conversion,
     Derived,
     Family,
     Formula,
@@ -16,7 +17,9 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
     Summary,
+    figures,
     leaves,
 )
 
@@ -24,6 +27,7 @@ _WITHOUT_COUNTERPART = {
     Aggregation.LAST: "the newest value is no aggregation there",
     Aggregation.INCREASE: "the rise of a counter is no aggregation there",
 }
+_OF_STEP = "whether a play counts depends on other plays of its day, which no expression over one row has"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class LeftOut:
 
 def measure_without_counterpart(measure: Measure) -> LeftOut | None:
     """Why a measure cannot be exported in any format, or None where it can."""
-    reason = _WITHOUT_COUNTERPART.get(measure.aggregation)
+    reason = _OF_STEP if measure.of_step else _WITHOUT_COUNTERPART.get(measure.aggregation)
     return LeftOut("measure", measure.name, reason) if reason else None
 
 
@@ -60,6 +64,8 @@ def _reason(formula: Formula, family: Family) -> str | None:
         return "the newest value is no aggregation there"
     if any(leaf.seen for leaf in leaves(formula)):
         return "on how many days an id was seen is not counted there"
+    if any(isinstance(leaf, Retention) for leaf in figures(formula)):
+        return "who came back is no type of metric there"
     if _per_second(formula):
         return "the seconds of a bucket are not known there"
     return None
@@ -69,7 +75,7 @@ def _per_second(formula: Formula) -> bool:
     match formula:
         case PerSecond():
             return True
-        case MeasureFigure() | Summary():
+        case MeasureFigure() | Conversion() | Retention() | Summary():
             return False
         case Ratio(numerator, denominator):
             return _per_second(numerator) or _per_second(denominator)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from analytics_dagster.errors import UserError
+from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Entity,
     Family,
@@ -26,16 +29,20 @@ from analytics_dagster.metrics.declarations import (
     Origin,
     PerSecond,
     Ratio,
+    Retention,
     Summary,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
 from analytics_dagster.metrics.export.dialects import duckdb_sql, rewritten
 from analytics_dagster.metrics.export.left_out import LeftOut
+from analytics_dagster.metrics.lineage import columns_read
+from analytics_dagster.metrics.sessions import session_rows
 
 _HEAD = (
     "Semantic models and metrics for MetricFlow (dbt). Written by `analytics metrics export`; expressions are DuckDB's SQL.",
-    "Each ref is a dbt model with the rows of the raw table of that name, of one tenant.",
+    "Each ref is a dbt model with the rows of the raw table of that name, of one tenant; for a semantic model of sessions it is",
+    "the SQL in its config.meta.rows.",
 )
 # UniqueAndValidNameRule of dbt-semantic-interfaces.
 _NAME = re.compile(r"[a-z]((?!__)[a-z0-9_])*[a-z0-9]")
@@ -127,7 +134,7 @@ class MetricFlow:
         model: dict[str, Any] = {
             "name": _check(family.name, family.origin),
             "description": family.description,
-            "model": f"ref('{family.source}')",
+            "model": f"ref('{family.name if family.sessions else family.source}')",
             "defaults": {"agg_time_dimension": "ts"},
         }
         if all(e.type != "primary" for e in family.entities):
@@ -142,9 +149,21 @@ class MetricFlow:
         model["dimensions"] = [time | {"type_params": {"time_granularity": family.grains[0].value}}, *dimensions]
         model["measures"] = [m for measure in family.measures for m in self._measure(family, measure)]
         meta: dict[str, Any] = {"owner": family.owner}
+        if family.sessions:
+            meta["rows"] = self._session_rows(family)
         if missing := self._measures_left_out(family):
             meta["left_out"] = {part.name: part.reason for part in missing}
         return model | {"config": {"meta": meta}}
+
+    def _session_rows(self, family: Family) -> str:
+        """The SQL of the dbt model that a semantic model of sessions refers to."""
+        columns = [c.strip('"') for c in (*(e.expr for e in family.entities), *(d.expr for d in family.dimensions))]
+        columns += [name for measure in family.measures for name in columns_read(measure.expr, family)]
+        assert family.sessions is not None
+        sql = session_rows(family.sessions, BY_NAME[family.source], columns, f"{{{{ ref('{family.source}') }}}}")
+        for name, value in self._parameters.items():
+            sql = sql.replace(f"${name}", str(value))
+        return sql
 
     def _entity(self, entity: Entity) -> dict[str, Any]:
         return {"name": entity.name, "description": entity.description, "type": entity.type, "expr": self._sql(entity.expr)}
@@ -203,6 +222,13 @@ class MetricFlow:
             "config": {"meta": meta},
         }
 
+    def _input(self, name: str, formula: Formula) -> dict[str, Any]:
+        """What a formula names, as it is or as it was some days before."""
+        offset = _offset(formula)
+        metric = self._reference(replace(formula, offset=0) if isinstance(formula, MeasureFigure) else formula, name)
+        alias = {"alias": name} if name != metric else {}
+        return {"name": metric} | alias | ({"offset_window": f"{offset} days"} if offset else {})
+
     def _params(self, formula: Formula) -> tuple[str, dict[str, Any]]:
         match formula:
             case MeasureFigure(measure, percentile, _, window):
@@ -216,11 +242,23 @@ class MetricFlow:
                 over, under = self._reference(numerator), self._reference(denominator)
                 return "ratio", {"numerator": {"name": over}, "denominator": {"name": under}}
             case Derived(expr, inputs):
-                named = [(name, self._reference(inner, name)) for name, inner in inputs]
-                metrics = [{"name": metric} | ({"alias": name} if name != metric else {}) for name, metric in named]
-                return "derived", {"expr": self._sql(expr), "metrics": metrics}
-            case PerSecond() | Summary():
+                return "derived", {"expr": self._sql(expr), "metrics": [self._input(name, inner) for name, inner in inputs]}
+            case Conversion(base, converted, entity, window, rate):
+                within = {
+                    "entity": entity,
+                    "calculation": "conversion_rate" if rate else "conversions",
+                    "base_measure": {"name": self._measures[MeasureFigure(base)]},
+                    "conversion_measure": {"name": self._measures[MeasureFigure(converted)]},
+                    "window": f"{window} day{'s' if window > 1 else ''}",
+                }
+                return "conversion", {"conversion_type_params": within}
+            case Retention() | PerSecond() | Summary():
                 raise ValueError(f"{formula} has no counterpart and is left out")
+
+
+def _offset(formula: Formula) -> int:
+    """How many days before its day a formula is told for."""
+    return formula.offset if isinstance(formula, MeasureFigure) else 0
 
 
 def _inputs(formula: Formula) -> Iterator[tuple[str | None, Formula]]:
@@ -229,7 +267,7 @@ def _inputs(formula: Formula) -> Iterator[tuple[str | None, Formula]]:
         case Ratio(numerator, denominator):
             yield from ((None, numerator), (None, denominator))
         case Derived(_, inputs):
-            yield from inputs
+            yield from ((name, replace(f, offset=0) if isinstance(f, MeasureFigure) else f) for name, f in inputs)
 
 
 def _figures(formulas: Iterator[Formula]) -> Iterator[MeasureFigure]:

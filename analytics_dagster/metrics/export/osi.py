@@ -16,6 +16,7 @@ from analytics_dagster.lake.schemas import BY_NAME
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
+    Conversion,
     Derived,
     Entity,
     Family,
@@ -25,7 +26,9 @@ from analytics_dagster.metrics.declarations import (
     Metric,
     PerSecond,
     Ratio,
+    Retention,
     Summary,
+    figures,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
@@ -88,7 +91,8 @@ class _Dataset:
         source = BY_NAME[self._family.source]
         return {
             "name": self._family.name,
-            "source": source.path.replace("/", "."),
+            # A dataset of sessions is made from the raw table, and is none itself.
+            "source": f"sessions.{self._family.name}" if self._family.sessions else source.path.replace("/", "."),
             "primary_key": [source.key],
             "description": self._family.description,
             "fields": list(self._fields()),
@@ -144,7 +148,7 @@ class _Dataset:
                 plain = (exp.AggFunc, exp.WithinGroup)
                 closed = {name: tree if isinstance(tree, plain) else exp.paren(tree) for name, tree in names.items()}
                 return rewritten(expr, self._parameters, closed)
-            case PerSecond() | Summary():
+            case Conversion() | Retention() | PerSecond() | Summary():
                 raise ValueError(f"{formula} has no counterpart and is left out")
 
     def _aggregate(self, measure: Measure, percentile: float | None) -> exp.Expr:
@@ -202,6 +206,8 @@ def _left_out(catalogue: Catalogue) -> list[LeftOut]:
 def _metric_left_out(metric: Metric, family: Family) -> LeftOut | None:
     if windows := [leaf.window for leaf in leaves(metric.formula) if leaf.window is not None]:
         return LeftOut("metric", metric.name, f"a figure over {max(windows)} days has no expression there")
+    if any(isinstance(leaf, Conversion) for leaf in figures(metric.formula)):
+        return LeftOut("metric", metric.name, "who went on from one event to another has no expression there")
     return left_out.metric_without_counterpart(metric, family)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -29,6 +30,7 @@ from analytics_dagster.server.asking import (
 )
 from analytics_dagster.server.html import asset_answer, html_answer, render, see_other, style
 from analytics_dagster.server.signin.cookies import FORM, SESSION, drop_cookie, local_path, read_cookie, set_cookie
+from analytics_dagster.tenancy.admin_key import ONCE_PATH
 from analytics_dagster.tenancy.key_text import check_secret, key_id_of
 from analytics_dagster.tenancy.keys import KeyRefusedError
 from analytics_dagster.tenancy.roles import Permission
@@ -46,7 +48,7 @@ router = APIRouter(route_class=PageRoute)
 assets = APIRouter(route_class=GuardedRoute)
 
 ACCOUNT = "/account"
-LANDING = ACCOUNT
+LANDING = "/"
 """Where somebody is who signed in without having asked for a page."""
 
 _RANDOM_BYTES = 32
@@ -104,7 +106,7 @@ async def sign_in(request: Request) -> Response:
 
 
 @router.get(
-    "/signin/once/{code}",
+    f"{ONCE_PATH}/{{code}}",
     summary="Sign in by a link",
     response_class=HTMLResponse,
     responses={404: _NOT_PRIVATE},
@@ -117,7 +119,7 @@ async def once_form(request: Request, code: Annotated[str, Path(max_length=200)]
 
 
 @router.post(
-    "/signin/once",
+    ONCE_PATH,
     summary="Sign in with a link's code",
     response_class=HTMLResponse,
     status_code=303,
@@ -199,7 +201,7 @@ async def _begin(request: Request, begin: Callable[[], Begun], wanted: str | Non
     try:
         begun = await service.in_thread(begin)
     except (AuthenticationError, PermissionDeniedError) as error:
-        await service.in_thread(_note_refusal, service, exchange, how, tried, error)
+        await service.in_thread(note_refusal, service, exchange, how, tried, error)
         return _ask_for_key(request, wanted, 401 if isinstance(error, AuthenticationError) else 403, _sentence(str(error)))
     service.attempts.succeeded(exchange.client)
     return await welcome(request, begun, wanted, how)
@@ -218,7 +220,11 @@ async def welcome(request: Request, begun: Begun, wanted: str | None, how: str) 
 
 
 def _ask_for_key(request: Request, wanted: str | None, status: int = 200, error: str = "") -> HTMLResponse:
-    values = {"error": error, "next": local_path(wanted, ""), "provider": "", "private": service_of(request).private}
+    service, next_path = service_of(request), local_path(wanted, "")
+    values: dict[str, object] = {"error": error, "next": next_path, "private": service.private, "provider": ""}
+    if service.provider is not None:
+        # A link and no form: `form-action` would not let a form's answer lead to the provider.
+        values |= {"provider": f"/signin/oidc?{urlencode({'next': next_path})}", "provider_name": service.provider.name}
     return _page_with_form(request, "signin.html", status, **values)
 
 
@@ -264,10 +270,13 @@ def _note(service: Service, exchange: Exchange, action: str, session: Session, d
     )
 
 
-def _note_refusal(service: Service, exchange: Exchange, how: str, tried: str, error: Exception) -> None:
+def note_refusal(service: Service, exchange: Exchange, how: str, tried: str, error: Exception) -> None:
+    """Leave a row in the audit trail; equal ones are counted. `tried` is a key's id, never its text."""
     reason = error.reason if isinstance(error, KeyRefusedError) else str(error)
     detail = f"by {how}: {reason}"
-    service.audit.attempt("signin", exchange.client, tenant=None, target=tried, detail=detail, request_id=exchange.request_id)
+    service.audit.attempt(
+        "signin", exchange.client, tenant=None, target=tried or how, detail=detail, request_id=exchange.request_id
+    )
 
 
 def _sentence(text: str) -> str:

@@ -104,7 +104,7 @@ def _subscription(event: _Event, page: str, identity: str, ts: int, listener: st
         raise RefusedRecordError("userId", f"is empty; {page} needs to say whose subscription it is")
     kind, to_tier = _SUBSCRIPTION_PAGES[page]
     return (
-        identity, ts, listener, kind, _tier(event.level), to_tier, None, None, _country(event.location), None, "app-events"
+        identity, ts, listener, kind, _tier(event.level), to_tier, None, None, None, _country(event.location), None, "app-events"
     )  # fmt: skip
 
 

@@ -37,10 +37,14 @@ FREE, PREMIUM = range(len(TIERS))
 _FROM = np.array([-1, FREE, PREMIUM, PREMIUM, FREE], dtype=np.int8)
 _TO = np.array([FREE, PREMIUM, PREMIUM, FREE, PREMIUM], dtype=np.int8)
 _PAID = np.array([False, True, True, False, True])
+# A price is for BILLING_DAYS: what a subscription adds to monthly recurring revenue, and takes from it.
+_MRR = np.array([0, 1, 0, -1, 1], dtype=np.int64)
 
 
 def subscriptions(population: Population, day: date) -> pa.Table:
-    """Registrations, upgrades, monthly renewals, cancellations and returns of a day, with what was paid."""
+    """Registrations, upgrades, monthly renewals, cancellations and returns of a day, with what was paid and what changes in each
+    month's revenue.
+    """
     number = population.parameters.day_number(day)
     member, event, ms = _events(population, number)
     people = population.listeners
@@ -57,7 +61,8 @@ def subscriptions(population: Population, day: date) -> pa.Table:
             "from_tier": text(TIERS, _FROM[event]),
             "to_tier": text(TIERS, _TO[event]),
             "amount_minor": numbers(price, missing=~paid),
-            "currency": text([population.profile.reporting_currency], np.where(paid, 0, -1)),
+            "mrr_change_minor": numbers(price * _MRR[event]),
+            "currency": text([population.profile.reporting_currency], np.where(paid | (_MRR[event] != 0), 0, -1)),
             "country": text(population.countries, country),
             "channel": text([name for name, _ in SALES_CHANNELS], people.channel[member]),
             "format": constant(FORMAT, len(member)),

@@ -176,7 +176,10 @@ def test_subscriptions_tell_each_listeners_career_without_contradiction(aurora: 
             tier[who] = row["to_tier"]
             paid = row["event"] in ("upgrade", "renewal", "reactivate")
             assert (row["amount_minor"] is not None) == paid
-            assert (row["currency"] == "USD") == paid
+            changes = {"upgrade": 1, "reactivate": 1, "cancel": -1}.get(row["event"], 0)
+            assert (row["mrr_change_minor"] > 0) - (row["mrr_change_minor"] < 0) == changes
+            assert not paid or row["mrr_change_minor"] in (0, row["amount_minor"])
+            assert (row["currency"] == "USD") == (paid or changes != 0)
     assert all(seen[event] > 0 for event in ("signup", "upgrade", "renewal", "cancel"))
     assert seen["renewal"] > seen["upgrade"] > seen["reactivate"]
 
