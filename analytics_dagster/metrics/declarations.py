@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -124,7 +124,8 @@ class SourceStep:
 
     sql: str
     columns: tuple[Column, ...]
-    reads: Mapping[str, tuple[str, ...]]
+    # A dict has no hash, and what a catalogue gives is kept by the catalogue (boards).
+    reads: Mapping[str, tuple[str, ...]] = field(hash=False)
 
 
 @dataclass(frozen=True)
