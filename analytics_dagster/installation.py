@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from analytics_dagster.clock import Clock, SystemClock
 from analytics_dagster.ingest.landing import Landing
+from analytics_dagster.ingest.lateness import lateness_of
 from analytics_dagster.lake.database import Database
 from analytics_dagster.lake.lake import Lake
 from analytics_dagster.lake.publications import Publications
@@ -43,6 +44,6 @@ def open_installation(settings: Settings, clock: Clock | None = None, *, create:
         lake,
         database,
         Tenants(database, clock),
-        Landing(lake, database, clock),
+        Landing(lake, database, clock, lateness_of(settings)),
         Publications(database, clock),
     )

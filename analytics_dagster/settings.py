@@ -60,6 +60,18 @@ class Settings(BaseSettings):
         30, ge=1, le=1439, description="Minutes without a play after which the next one begins another session."
     )
 
+    analytics_lateness: str | None = Field(
+        None,
+        description="How long after an event its row may come before its day is closed, for tables that differ from the default: "
+        "table=duration, comma separated, for example plays=7d,metrics=30m (s, m, h, d).",
+    )
+    analytics_idle_timeout: int = Field(
+        172_800,
+        ge=0,
+        le=315_360_000,
+        description="Seconds after a table's last arrival from which its days close by the clock alone.",
+    )
+
     # the ingest log
     analytics_log: str | None = Field(
         None,

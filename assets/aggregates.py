@@ -5,9 +5,9 @@ A tenant's day whose gate is closed keeps the figures it had, and is published a
 
 import dagster as dg
 
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED, RESTATEMENTS
 from analytics_dagster.metrics.declarations import Family
-from analytics_dagster.orchestration.build import build_aggregates
+from analytics_dagster.orchestration.build import build_aggregates, build_ledger_figures
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
     column_schema,
@@ -29,12 +29,12 @@ def description(family: Family) -> str:
 
 def aggregate_asset(family: Family) -> dg.AssetsDefinition:
     """The asset `aggregates/<family>`."""
-    source = BY_NAME[family.source]
+    source = MEASURED[family.source]
     days_table = family.table("day")
 
     @dg.asset(
         key=dg.AssetKey(["aggregates", family.name]),
-        deps=[dg.AssetKey(["raw", family.source])],
+        deps=[dg.AssetKey(source.path.split("/"))],
         description=description(family),
         group_name="aggregates",
         owners=OWNERS,
@@ -54,9 +54,11 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
     def aggregate(context: dg.AssetExecutionContext, platform: Platform, scope: TenantScope) -> StepResults:
         installation = platform.open()
         days = day_range(context)
-        built = build_aggregates(
-            installation, family, source, scope.of(installation), days.first, days.last, context.run.run_id, context.log
-        )
+        tenants, run_id = scope.of(installation), context.run.run_id
+        if source is RESTATEMENTS:
+            built = build_ledger_figures(installation, tenants, days.first, days.last, run_id, context.log)
+        else:
+            built = build_aggregates(installation, family, source, tenants, days.first, days.last, run_id, context.log)
         report_range(
             context, installation, days, built, days_table, family_pictures(installation, family, built.tenants, days.last)
         )

@@ -10,10 +10,11 @@ from typing import Any
 
 import dagster as dg
 
-from analytics_dagster.lake.schemas import RAW_TABLES, TableSchema, landing
+from analytics_dagster.lake.schemas import RAW_TABLES, RESTATEMENTS, TableSchema, landing
 from analytics_dagster.orchestration.consuming import CONSUMED_TABLES, consume_and_report
 from analytics_dagster.orchestration.metadata import column_schema
 from analytics_dagster.orchestration.resources import Platform
+from analytics_dagster.orchestration.tables import graph_catalogue
 from assets.policies import OWNERS, RETRY
 
 
@@ -51,4 +52,19 @@ def consumed(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[
         yield dg.MaterializeResult(asset_key=landing_key(table), metadata=report.metadata(table.name, installation.clock.now()))
 
 
-ASSETS = [consumed, *(landing_spec(table) for table in RAW_TABLES if table not in CONSUMED_TABLES)]
+def ledger_spec() -> dg.AssetSpec:
+    """The ledger of restatements, which the steps of the other families append to."""
+    families = [family for family in graph_catalogue().families if family.source != RESTATEMENTS.name]
+    return dg.AssetSpec(
+        key=dg.AssetKey(RESTATEMENTS.path.split("/")),
+        deps=[dg.AssetKey(family.asset.split("/")) for family in families],
+        description=f"{RESTATEMENTS.description}\n\nAppended by the materialization that changes them.",
+        group_name="landing",
+        owners=OWNERS,
+        kinds={"deltalake"},
+        tags={"layer": "landing"},
+        metadata={"dagster/column_schema": column_schema(RESTATEMENTS)},
+    )
+
+
+ASSETS = [consumed, *(landing_spec(table) for table in RAW_TABLES if table not in CONSUMED_TABLES), ledger_spec()]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.late_plays import late_plays
 from benchmarks.report import Line
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def windows() -> Iterator[Line]:
     yield Line("monthly listeners of 90 days", figure, "-")
 
 
-PARTS: dict[str, Callable[[], Iterator[Line]]] = {"day": one_day, "windows": windows}
+PARTS: dict[str, Callable[[], Iterator[Line]]] = {"day": one_day, "windows": windows, "late": late_plays}
 
 
 def _timed(work: Callable[[], list[float]], rounds: int) -> tuple[float, list[float]]:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from analytics_dagster.definitions import defs
-from analytics_dagster.lake.schemas import ARRIVAL_COLUMNS, QUARANTINE, RAW_TABLES, Column
+from analytics_dagster.lake.schemas import ARRIVAL_COLUMNS, QUARANTINE, RAW_TABLES, RESTATEMENTS, Column
 from analytics_dagster.orchestration.checks import BUILT_CHECK
 from analytics_dagster.settings import Settings
 from analytics_dagster.tenancy.roles import MEANING, PERMISSIONS, VERBS, Role
@@ -33,6 +33,7 @@ SETTINGS = {
         "analytics_log_level",
     ),
     "Counting": ("analytics_stream_seconds", "analytics_session_gap_minutes"),
+    "When a day is closed": ("analytics_lateness", "analytics_idle_timeout"),
     "The ingest log": (
         "analytics_log",
         "metrics_buffer_size",
@@ -96,7 +97,8 @@ LAYERS = {
     "[ingest log](../explanation/ingest-log.md); the server and `ingest_log_sensor` do so all the time.",
     "raw": "Each day's arrivals with every key once. Rebuilt from landing whenever asked, with the same rows.",
     "catalogue": "What listeners, tracks, artists and playlists are, as last described. Without partitions; group `catalogue`.",
-    "aggregates": "Metric series by hour and by day, one asset for each family of [metrics](metrics.md).",
+    "aggregates": "Metric series by hour and by day, one asset for each family of [metrics](metrics.md). "
+    "`aggregates/restatements` counts the [ledger](../explanation/restatement.md) `landing/restatements`.",
     "quality": "All verdicts of the [checks](quality.md), and a score for each day.",
     "models": "How odd each day of each KPI was ([models](models.md)).",
     "forecasts": "What comes next ([models](models.md)). A range of days makes the forecast of its newest day.",
@@ -175,7 +177,9 @@ def tables_page() -> str:
         sections.append(f"{head}\n\n{_columns(table.columns)}")
     arrival = f"## What an arrival adds\n\n{_columns(ARRIVAL_COLUMNS)}"
     quarantine = f"## {QUARANTINE.path}\n\n{QUARANTINE.description}\n\n{_columns(QUARANTINE.columns)}"
-    return "\n".join([_generated("Tables"), TABLES_INTRO, *sections, arrival, quarantine])
+    ledger = f"## {RESTATEMENTS.path}\n\n{RESTATEMENTS.description} Why and when: [restatement](../explanation/restatement.md)."
+    apart = [arrival, quarantine, f"{ledger}\n\n{_columns(RESTATEMENTS.columns)}"]
+    return "\n".join([_generated("Tables"), TABLES_INTRO, *sections, *apart])
 
 
 def permissions_page() -> str:

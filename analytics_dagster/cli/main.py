@@ -21,6 +21,7 @@ from analytics_dagster.cli import (
     materialize,
     query,
     reconcile,
+    restatements,
     rules,
     serve,
     session,
@@ -69,6 +70,7 @@ app.command("materialize")(materialize.materialize)
 app.command("query")(query.query)
 app.add_typer(query.metrics_app, name="metrics")
 app.command("reconcile")(reconcile.reconcile)
+app.command("restatements")(restatements.restatements)
 app.add_typer(rules.app, name="rules")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")

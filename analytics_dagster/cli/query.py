@@ -70,11 +70,11 @@ def query(
     from analytics_dagster.metrics.load import load_catalogue
     from analytics_dagster.metrics.query import MetricQuery, answer_query
 
-    first, last = (_day("--from", from_), _day("--to", to))
+    first, last = (parse_day_option("--from", from_), parse_day_option("--to", to))
     if first and last and first > last:
         raise UserError(f"--from {first} is after --to {last}")
     opened = installation(ctx)
-    lake = _tenant(opened, tenant)
+    lake = tenant_lake(opened, tenant)
     catalogue = load_catalogue(opened.settings.analytics_metrics)
     asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, top=top)
     answer = answer_query(lake, catalogue, asked, Fresh(opened))
@@ -148,17 +148,19 @@ def _recorded(ctx: typer.Context, tenant: str, catalogue: Catalogue) -> Iterator
     from analytics_dagster.metrics.recorded import recorded_metrics
 
     opened = installation(ctx)
-    yield from recorded_metrics(_tenant(opened, tenant), catalogue, Fresh(opened))
+    yield from recorded_metrics(tenant_lake(opened, tenant), catalogue, Fresh(opened))
 
 
-def _tenant(opened: Installation, tenant: str) -> TenantLake:
+def tenant_lake(opened: Installation, tenant: str) -> TenantLake:
+    """A registered tenant's tables. Raises NotFoundError with the nearest names."""
     known = [record.tenant for record in opened.tenants.records()]
     if tenant not in known:
         raise NotFoundError(f"no tenant {tenant!r}{did_you_mean(tenant, known)}; `analytics tenant list` shows all")
     return opened.lake.tenant(tenant)
 
 
-def _day(option: str, value: str | None) -> dt.date | None:
+def parse_day_option(option: str, value: str | None) -> dt.date | None:
+    """A day as 2026-01-31. Raises UserError naming the option and what was given."""
     try:
         return dt.date.fromisoformat(value) if value else None
     except ValueError:
@@ -166,6 +168,7 @@ def _day(option: str, value: str | None) -> dt.date | None:
 
 
 def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
+    from analytics_dagster.lake.schemas import MEASURED
     from analytics_dagster.metrics.lineage import source_columns
     from analytics_dagster.metrics.reference import formula_text
 
@@ -180,7 +183,7 @@ def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
         "owner": metric.owner,
         "synonyms": list(metric.synonyms),
         "family": family.name,
-        "source": f"raw/{family.source}",
+        "source": MEASURED[family.source].path,
         "columns": list(source_columns(metric, catalogue)),
         "dimensions": [d.name for d in catalogue.dimensions_of(metric)],
         "never_added_over": list(metric.apart_by),

@@ -162,7 +162,7 @@ class _Round:
         read, more = self._read()
         parts = [part for part in tenant_rows(read) if not self._dropped(part)]
         landed = self._land(parts, read, waiting_first)
-        self._store.landing.note_consumed([(part.tenant, part.table, part.days()) for part in landed])
+        self._store.landing.note_consumed([(part.tenant, part.table, part.days(), part.newest()) for part in landed])
         through = {source.source: source.batches[-1].position for source in read}
         if through:
             self._store.database.write(lambda connection: self._remember(connection, parts, read, through))
@@ -235,7 +235,7 @@ class _Round:
                 _log.warning("%s stays held: %s", file.path, error)
                 left.add((file.tenant, file.table))
                 continue
-            self._store.landing.note_consumed([(part.tenant, part.table, part.days())])
+            self._store.landing.note_consumed([(part.tenant, part.table, part.days(), part.newest())])
             self._held.done(file)
         return left
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from analytics_dagster.clock import Clock
+from analytics_dagster.ingest.lateness import DEFAULTS, Lateness, note_arrival
 from analytics_dagster.lake import schemas
 from analytics_dagster.lake.compute import connect, identifier, literal
 from analytics_dagster.lake.content import row_text
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from analytics_dagster.lake.database import Database
 
 _NOTES_IN_ONE_WRITE = 2_000
+_SOURCES_IN_ONE_WRITE = 200
 
 FROM_LOG = "log"
 """Name of the arrival under which the ingest log's days are noted."""
@@ -58,10 +60,12 @@ class Refused:
 class Landing:
     """The way in for every row, whoever brings it."""
 
-    def __init__(self, lake: Lake, database: Database, clock: Clock) -> None:
+    def __init__(self, lake: Lake, database: Database, clock: Clock, lateness: Mapping[str, Lateness] = DEFAULTS) -> None:
+        """`lateness` is how late rows of each event table may come: it says which days are closed when rows arrive."""
         self._lake = lake
         self._database = database
         self._clock = clock
+        self._lateness = lateness
 
     def append(self, tenant: str, table: TableSchema, data: ArrowRows, arrival: str, *, unique: bool = False) -> Appended:
         """Append the rows of `data` (exactly `table`'s columns) that are not there yet.
@@ -74,7 +78,7 @@ class Landing:
         target = self._lake.tenant(tenant).table(schemas.landing(table))
         if unique and isinstance(data, pa.Table):
             with target.lock():
-                self._note(tenant, table, _days_of(data, table), arrival)
+                self._note(tenant, table, _days_of(data, table), _newest_of(data, table), arrival)
                 target.append(_with_arrival(data, arrival, self._clock.now()))
             return Appended(data.num_rows, 0)
         with tempfile.TemporaryDirectory(prefix="landing-") as folder, target.lock():
@@ -84,16 +88,20 @@ class Landing:
         """Note that all of an arrival is in."""
         self._write_notes([_note_row(tenant, "", None, 0, arrival, self._clock.now())])
 
-    def note_consumed(self, arrived: Iterable[tuple[str, TableSchema, Mapping[dt.date, int]]]) -> None:
-        """Note what was landed from the ingest log: rows by day of each tenant and table.
+    def note_consumed(self, arrived: Iterable[tuple[str, TableSchema, Mapping[dt.date, int], dt.datetime]]) -> None:
+        """Note what was landed from the ingest log: rows by day of each tenant and table, and the time of the newest.
 
         One note for each day, replaced each time: with a round every ten seconds they would be millions. Who reads notes wants
         the newest, and `rows` goes on counting until they were reported.
         """
-        now = self._clock.now()
+        now, parts = self._clock.now(), list(arrived)
+        newest = [(tenant, table.name, time) for tenant, table, _, time in parts]
+        for start in range(0, len(newest), _SOURCES_IN_ONE_WRITE):
+            some = newest[start : start + _SOURCES_IN_ONE_WRITE]
+            self._database.write(partial(self._note_arrivals, newest=some, now=now))
         rows = [
             _note_row(tenant, table.name, day, number, FROM_LOG, now)
-            for tenant, table, days in arrived
+            for tenant, table, days, _ in parts
             for day, number in sorted(days.items())
         ]
         for start in range(0, len(rows), _NOTES_IN_ONE_WRITE):
@@ -134,8 +142,7 @@ class Landing:
             connection.execute(f"CREATE TABLE kept AS {_new_rows_sql(connection, table, target)}")
             kept = _count(connection, "kept")
             if kept:
-                days = _staged_days(connection, table)
-                self._note(tenant, table, days, arrival)
+                self._note(tenant, table, _staged_days(connection, table), _staged_newest(connection, table), arrival)
                 stamp = self._clock.now().isoformat()
                 rows = connection.sql(
                     f"SELECT * EXCLUDE (arrival_row), {literal(arrival)} AS arrival, "
@@ -144,20 +151,29 @@ class Landing:
                 target.append(rows.to_arrow_reader(65_536))
         return Appended(kept, read - kept)
 
-    def _note(self, tenant: str, table: TableSchema, days: dict[dt.date | None, int], arrival: str) -> None:
+    def _note(
+        self, tenant: str, table: TableSchema, days: dict[dt.date | None, int], newest: dt.datetime | None, arrival: str
+    ) -> None:
         now = self._clock.now()
-        self._write_notes([_note_row(tenant, table.name, day, rows, arrival, now) for day, rows in sorted(days.items(), key=str)])
+        rows = [_note_row(tenant, table.name, day, number, arrival, now) for day, number in sorted(days.items(), key=str)]
+        self._write_notes(rows, [] if newest is None else [(tenant, table.name, newest)])
 
-    def _write_notes(self, rows: list[dict[str, object]]) -> None:
+    def _write_notes(self, rows: list[dict[str, object]], newest: Sequence[tuple[str, str, dt.datetime]] = ()) -> None:
         from analytics_dagster.lake.state_tables import arrivals
 
         for start in range(0, len(rows), _NOTES_IN_ONE_WRITE):
             chunk = rows[start : start + _NOTES_IN_ONE_WRITE]
 
-            def write(connection: sa.Connection, chunk: list[dict[str, object]] = chunk) -> None:
+            def write(connection: sa.Connection, chunk: list[dict[str, object]] = chunk, first: bool = not start) -> None:
+                if first:
+                    self._note_arrivals(connection, newest, self._clock.now())
                 connection.execute(arrivals.insert(), chunk)
 
             self._database.write(write)
+
+    def _note_arrivals(self, connection: sa.Connection, newest: Iterable[tuple[str, str, dt.datetime]], now: dt.datetime) -> None:
+        for tenant, table, time in newest:
+            note_arrival(connection, tenant, table, time, now, self._lateness[table])
 
 
 def _note_row(tenant: str, table: str, day: dt.date | None, rows: int, arrival: str, now: dt.datetime) -> dict[str, object]:
@@ -240,6 +256,20 @@ def _days_of(data: pa.Table, table: TableSchema) -> dict[dt.date | None, int]:
         return {None: data.num_rows} if data.num_rows else {}
     counted = pc.value_counts(data.column("ts").cast(pa.date32()))
     return {entry["values"]: entry["counts"] for entry in counted.to_pylist()}
+
+
+def _newest_of(data: pa.Table, table: TableSchema) -> dt.datetime | None:
+    import pyarrow.compute as pc
+
+    newest: dt.datetime | None = None if table.time is None else pc.max(data.column("ts")).as_py()
+    return newest
+
+
+def _staged_newest(connection: duckdb.DuckDBPyConnection, table: TableSchema) -> dt.datetime | None:
+    if table.time is None:
+        return None
+    newest: dt.datetime = connection.execute("SELECT max(ts) FROM kept").fetchall()[0][0]
+    return newest.astimezone(dt.UTC)
 
 
 def _with_arrival(data: pa.Table, arrival: str, now: dt.datetime) -> pa.Table:

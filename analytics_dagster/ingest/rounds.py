@@ -70,6 +70,10 @@ class TenantRows:
         first = dt.date(1970, 1, 1)
         return {first + dt.timedelta(days=int(day)): int(rows) for day, rows in zip(numbers, counts, strict=True)}
 
+    def newest(self) -> dt.datetime:
+        """Time of the newest row (UTC)."""
+        return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(_numbers(self.rows, "ts").max()))
+
     def arrow(self, arrived_at: dt.datetime) -> pa.RecordBatchReader:
         """The rows with `arrived_at`, in batches whose text fits in memory."""
         stamped = self.rows.append_column("arrived_at", pa.repeat(pa.scalar(arrived_at, TIMESTAMP), len(self)))

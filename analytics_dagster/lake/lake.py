@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote
@@ -71,10 +71,15 @@ class TenantLake:
     _root: str
     _lock_root: Path
     _storage_options: Mapping[str, str]
+    _versions: Mapping[str, int] = field(default_factory=dict)
 
     def table(self, schema: TableSchema) -> Table:
         lock = self._lock_root / f"{schema.layer}-{schema.name}.lock"
-        return Table(schema, f"{self._root}/{schema.path}", lock, self._storage_options)
+        return Table(schema, f"{self._root}/{schema.path}", lock, self._storage_options, self._versions.get(schema.path))
+
+    def as_of(self, schema: TableSchema, version: int) -> TenantLake:
+        """The same with one table as it was at a Delta version, for reading. Its files must not have been vacuumed."""
+        return replace(self, _versions={**self._versions, schema.path: version})
 
     def stored_bytes(self) -> int:
         """Size of all files below this tenant's root, those included that no version of a table names any more."""
@@ -97,6 +102,8 @@ class Table:
     uri: str
     _lock_path: Path
     _storage_options: Mapping[str, str]
+    _at: int | None = None
+    """A Delta version to read; None: the newest."""
 
     def exists(self) -> bool:
         from deltalake import DeltaTable
@@ -236,7 +243,7 @@ class Table:
         from deltalake.exceptions import DeltaError
 
         try:
-            return DeltaTable(self.uri, storage_options=dict(self._storage_options))
+            return DeltaTable(self.uri, version=self._at, storage_options=dict(self._storage_options))
         except DeltaError as error:
             said = str(error).partition("\n")[0]
             raise IntegrityError(f"{self.uri} cannot be opened: {said}; put back a copy of its folder _delta_log") from error
@@ -252,6 +259,8 @@ class Table:
         from deltalake import CommitProperties, Transaction, write_deltalake
 
         partition = _PARTITION_COLUMN.get(self.schema.partition_by)
+        if self._at is not None:
+            raise IntegrityError(f"{self.uri} is open at version {self._at}, which can only be read")
         with self.lock():
             rows = _with_partition(data, self.schema, partition)
             # Opened once and handed on: an address would be opened again for the write.

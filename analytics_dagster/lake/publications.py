@@ -41,6 +41,8 @@ class Publication:
     status: Status = Status.PUBLISHED
     failed_checks: tuple[str, ...] = ()
     input_id: int = 0
+    basis: str | None = None
+    """What figures were computed with, for whoever asks why they changed; never the reason for a new version."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class PublicationRecord:
     input_id: int
     published_at: dt.datetime
     sequence: int
+    basis: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Publications:
                 "failed_checks": ",".join(made.failed_checks),
                 "run_id": run_id,
                 "input_id": made.input_id,
+                "basis": made.basis,
                 "published_at": now,
             }
             same = before is not None and all(

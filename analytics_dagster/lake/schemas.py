@@ -346,10 +346,36 @@ QUARANTINE = TableSchema(
     time=None,
 )
 
+RESTATEMENTS = TableSchema(
+    Layer.LANDING,
+    "restatements",
+    "The ledger of published figures of closed days that changed: one row for each figure, appended and never changed.",
+    (
+        Column("restatement_id", _S, "Identity of the row: its batch, day, metric and dimensions.", required=True),
+        Column("ts", TIMESTAMP, "When the change was noted (UTC).", required=True),
+        Column("day", pa.date32(), "The day whose figure changed (UTC).", required=True),
+        Column("asset", _S, "The family of metrics, for example aggregates/listening.", required=True),
+        Column("metric", _S, "The declared metric.", required=True),
+        Column("split_by", _S, "The dimension that the figure is of one value of; empty: the day's whole figure."),
+        Column("dimensions", _S, "Its dimensions as a JSON object with sorted keys; {} is the total.", required=True),
+        Column("old", _F, "The figure that was published; empty: there was none."),
+        Column("new", _F, "The figure that took its place; empty: there is none any more."),
+        Column("difference", _F, "New less old; empty where one of them is."),
+        Column("share", _F, "The difference's size as a share of the old figure's; empty where that is 0 or was none."),
+        Column("cause", _S, "late_rows, correction, erasure, policy or rerun; several are joined by +.", required=True),
+        Column("batch", _S, "The materialization that changed it: its rows were noted together.", required=True),
+        Column("run", _S, "Dagster's run.", required=True),
+    ),
+    key="restatement_id",
+    partition_by=PartitionBy.MONTH,
+)
+
 EVENT_TABLES = (PLAYS, METRICS, SUBSCRIPTIONS, AD_IMPRESSIONS, API_REQUESTS, SYSTEM_SAMPLES, INTERACTIONS)
 CATALOGUE_TABLES = (USERS, TRACKS, ARTISTS, PLAYLISTS)
 RAW_TABLES = EVENT_TABLES + CATALOGUE_TABLES
 BY_NAME = {table.name: table for table in RAW_TABLES}
+MEASURED = {table.name: table for table in (*EVENT_TABLES, RESTATEMENTS)}
+"""Tables that families of metrics may be declared over, by name."""
 
 
 def landing(raw: TableSchema) -> TableSchema:

@@ -77,7 +77,33 @@ publications = sa.Table(
     sa.Column("input_id", sa.BigInteger, nullable=False, default=0),
     sa.Column("published_at", UtcDateTime, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),  # rises with every write; alerting's cursor
+    sa.Column("basis", sa.Text, nullable=True),  # JSON: what figures were computed with (metrics/restatement_causes.py)
     sa.Index("ix_publications_sequence", "sequence"),
+)
+
+# How far each source has come, renewed with each arrival (ingest/lateness.py).
+watermarks = sa.Table(
+    "watermarks",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("table_name", sa.String(64), primary_key=True),
+    sa.Column("newest_event", UtcDateTime, nullable=False),
+    sa.Column("last_arrival", UtcDateTime, nullable=False),
+    sa.Column("closed_through", sa.Date, nullable=True),  # days to here were closed when the last rows came
+)
+
+# Closed days whose figures are being computed again: the Delta version that holds the figures of before, until the ledger has
+# what changed. No row: nothing is under way, and no run was killed.
+restatement_batches = sa.Table(
+    "restatement_batches",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("asset", sa.String(128), primary_key=True),
+    sa.Column("batch", sa.String(32), nullable=False),
+    sa.Column("table_version", sa.BigInteger, nullable=False),  # of the family's table of days
+    sa.Column("days", sa.Text, nullable=False),  # JSON: day -> cause
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("noted_at", UtcDateTime, nullable=False),
 )
 
 sequences = sa.Table(

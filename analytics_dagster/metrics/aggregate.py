@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.lake.compute import connect, identifier
-from analytics_dagster.lake.schemas import BY_NAME, TableSchema
+from analytics_dagster.lake.schemas import MEASURED, TableSchema
 from analytics_dagster.metrics.compile import FINER, SOURCE
 from analytics_dagster.metrics.declarations import Family, Grain
 from analytics_dagster.metrics.sessions import SESSION_GAP_MS
@@ -46,7 +46,7 @@ def aggregate_days(
     from which a play counts as a stream, `session_gap_ms` the longest gap within a session. A process killed between two commits
     leaves days that the next run mends. A tenant that never had such rows gets no tables.
     """
-    raw, tables = tenant.table(BY_NAME[family.source]), [tenant.table(family.table(grain)) for grain in family.grains]
+    raw, tables = tenant.table(MEASURED[family.source]), [tenant.table(family.table(grain)) for grain in family.grains]
     if not raw.exists() and not tables[-1].exists():
         return
     skipped = frozenset(day for day in skip if first <= day <= last)

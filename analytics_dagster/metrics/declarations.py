@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError
-from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.lake.schemas import MEASURED, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
 from analytics_dagster.metrics.sessions import Sessions, session_table
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ class Family:
     @property
     def rows(self) -> TableSchema:
         """What expressions are over: the source table, with the columns of its step where it has one, or sessions of its rows."""
-        source = BY_NAME[self.source]
+        source = MEASURED[self.source]
         if self.sessions:
             return session_table(source)
         return source if self.step is None else replace(source, columns=(*source.columns, *self.step.columns))

@@ -75,7 +75,7 @@ class SemanticModelForm(_Form):
 
     name: Name
     description: Text
-    model: Annotated[str, Field(pattern=r"^raw/[a-z0-9_]+$")]
+    model: Annotated[str, Field(pattern=r"^(raw|landing)/[a-z0-9_]+$")]
     owner: Text
     step: Literal["counting"] | None = None
     defaults: DefaultsForm = DefaultsForm()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import Catalogue, Family, Metric, leaves
 from analytics_dagster.metrics.sessions import source_columns_of
 
@@ -15,7 +15,7 @@ def source_columns(metric: Metric, catalogue: Catalogue) -> tuple[str, ...]:
     for name in dict.fromkeys(leaf.measure for leaf in leaves(metric.formula)):
         family = catalogue.measured_in(name)
         columns = ("ts", *columns_read(family.measure(name).expr, family))
-        read.update(f"{BY_NAME[family.source].path}.{column}" for column in columns)
+        read.update(f"{MEASURED[family.source].path}.{column}" for column in columns)
     return tuple(sorted(read))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from analytics_dagster.errors import DeclarationError
-from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, PLAYS, TableSchema
+from analytics_dagster.lake.schemas import MEASURED, PLAYS, TableSchema
 from analytics_dagster.metrics import forms
 from analytics_dagster.metrics.counting.load import FOLDER as POLICIES
 from analytics_dagster.metrics.counting.load import load_counting
@@ -370,9 +370,9 @@ def _whole(formula: Formula, first: Measure) -> bool:
 
 def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, step: SourceStep | None) -> Family:
     at: tuple[str | int, ...] = ("semantic_models", index)
-    source = BY_NAME.get(model.model.removeprefix("raw/"))
-    if source is None or source not in EVENT_TABLES:
-        known = [t.path for t in EVENT_TABLES]
+    source = {table.path: table for table in MEASURED.values()}.get(model.model)
+    if source is None:
+        known = [t.path for t in MEASURED.values()]
         where = declared.origin(*at, "model")
         near = did_you_mean(model.model, known)
         raise DeclarationError(f"{where}: no event table {model.model!r}{near}; one of {', '.join(known)}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
@@ -136,6 +136,10 @@ def answer_query(
         return Answer(metric, _answer(connection, plan) if query.top is None else _board(connection, plan, query.top))
 
 
+DayFigures: TypeAlias = tuple[dt.datetime, list[str | None], list[float | None]]
+"""A day, the values of what it is split by, and figures of several metrics; None: there is none."""
+
+
 class DayReader:
     """Answers many questions about a tenant's declared metrics by day: each family's days are read once and kept.
 
@@ -143,13 +147,19 @@ class DayReader:
     """
 
     def __init__(
-        self, tenant: TenantLake, catalogue: Catalogue, first: dt.date, last: dt.date, interruption: Interruption | None = None
+        self,
+        tenant: TenantLake,
+        catalogue: Catalogue,
+        first: dt.date,
+        last: dt.date,
+        interruption: Interruption | None = None,
+        threads: int | None = None,
     ) -> None:
         """`interruption` lets another thread end what is asked within the context."""
         self._tenant, self._catalogue = tenant, catalogue
         self._first, self._last = first, last
         self._range = Range.of_days(first, last)
-        self._connection = connect()
+        self._connection = connect(threads)
         # By family, how many days its table reaches back and ahead.
         self._kept: dict[str, tuple[int, int]] = {}
         self._covering = contextlib.nullcontext() if interruption is None else interruption.covering(self._connection)
@@ -177,8 +187,21 @@ class DayReader:
             parts = _compose(self._tenant, self._catalogue, metric, asked, None)
             relations = {leaf: self._rows(leaf, parts.range) for leaf in parts.plans}
             return _answer(self._connection, parts.reading(relations))
+        return _answer(self._connection, self._planned(metric, asked))
+
+    def query_each(self, metrics: Sequence[Metric], by: tuple[str, ...]) -> list[DayFigures]:
+        """Several metrics of one family by day in one statement, in no order.
+
+        For metrics without windows that are not composed; `by` has all that any of them must be kept apart by.
+        """
+        plan = self._planned(metrics[0], MetricQuery(metrics[0].name, self._first, self._last, by=by))
+        named = {f"figure {n}": metric for n, metric in enumerate(metrics)}
+        rows = self._connection.execute(plan.figures(named)).fetchall()
+        return [(ts, list(rest[: len(by)]), list(rest[len(by) :])) for ts, *rest in rows]
+
+    def _planned(self, metric: Metric, asked: MetricQuery) -> _Plan:
         plan = _plan(self._tenant, self._catalogue, metric, asked, None)
-        return _answer(self._connection, plan.reading(self._reaching_for(plan.family, metric.formula)))
+        return plan.reading(self._reaching_for(plan.family, metric.formula))
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""
@@ -186,6 +209,12 @@ class DayReader:
         given = f"{column} IS NOT NULL AND {self._range.condition()}"
         query = f"SELECT {column} FROM {self._reaching(family, 0, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
         return [row[0] for row in self._connection.execute(query).fetchall()]
+
+    def value_counts(self, family: Family, dimension: str) -> dict[dt.date, int]:
+        """How many values of a dimension each day has, days without rows left out."""
+        kept = f"{self._reaching(family, 0, 0)} WHERE {self._range.condition()}"
+        query = f"SELECT CAST(ts AS DATE) AS day, count(DISTINCT {identifier(dimension)}) FROM {kept} GROUP BY day"
+        return dict(self._connection.execute(query).fetchall())
 
     def _rows(self, part: Question, wanted: Range) -> str:
         """The rows that a part of a composed figure is made from; what goes back to the first day is read from its table."""
@@ -260,16 +289,24 @@ class _Plan:
         return replace(self, by_sql=(first.grouped(self.by_sql[0]), *self.by_sql[1:]))
 
     def sql(self) -> str:
+        if PERIOD in self.by:
+            keys = [f"_k{n}" for n in range(len(self.by_sql))]
+            return self._periods(keys, {m.name: m for m in self.family.measures_of(self.metric.formula)})
+        order = ", ".join(f"{n + 1} NULLS FIRST" for n in range(len(self.by) + 1))
+        return f"SELECT * FROM ({self.figures({'value': self.metric})}) WHERE value IS NOT NULL ORDER BY {order}"
+
+    def figures(self, metrics: Mapping[str, Metric]) -> str:
+        """A SELECT of ts, `by`, and under each name a metric's figure, null where it has none."""
         keys = [f"_k{n}" for n in range(len(self.by_sql))]
         every_key = ", ".join(["ts", *keys])
-        measures = {m.name: m for m in self.family.measures_of(self.metric.formula)}
-        if PERIOD in self.by:
-            return self._periods(keys, measures)
+        formulas = [metric.formula for metric in metrics.values()]
+        measures = {m.name: m for formula in formulas for m in self.family.measures_of(formula)}
+        every_leaf = list(dict.fromkeys(leaf for formula in formulas for leaf in figures(formula)))
         parts = {**self._rows(measures), "picked": self._picked(keys, measures)}
-        parts |= self._rolling(keys, measures) | self._ahead(keys, measures)
+        parts |= self._rolling(keys, measures, every_leaf) | self._ahead(keys, measures)
         apart = any(name.startswith("of_") for name in parts)
         parts |= _spined(parts, keys, measures) if apart else {"folded": _folded(every_key, measures)}
-        for leaf in dict.fromkeys(figures(self.metric.formula)):
+        for leaf in every_leaf:
             if not isinstance(leaf, MeasureFigure) or leaf.window is not None:
                 continue
             measure = measures[leaf.measure]
@@ -278,13 +315,13 @@ class _Plan:
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
                 parts[_alias(leaf)] = states.percentile_figures(measure, leaf.percentile, every_key, "picked", "figure")
         named = [f"folded.{k} AS {identifier(n)}" for k, n in zip(keys, self.by, strict=True)]
-        columns = ["folded.ts AS ts", *named, f"CAST({self._figure(measures)} AS DOUBLE) AS value"]
-        joined = with_joined(parts, "folded", ["ts", *keys], columns)
-        order = ", ".join(f"{n + 1} NULLS FIRST" for n in range(len(keys) + 1))
-        return f"SELECT * FROM ({joined}) WHERE value IS NOT NULL ORDER BY {order}"
+        told = [
+            f"CAST({self._figure(metric.formula, measures)} AS DOUBLE) AS {identifier(name)}" for name, metric in metrics.items()
+        ]
+        return with_joined(parts, "folded", ["ts", *keys], ["folded.ts AS ts", *named, *told])
 
-    def _figure(self, measures: dict[str, Measure]) -> str:
-        figure = _figure(self.metric.formula, measures)
+    def _figure(self, formula: Formula, measures: dict[str, Measure]) -> str:
+        figure = _figure(formula, measures)
         if self.grain is Grain.TOTAL:
             first, last = self.range.bounds("matching")
             return figure.replace(_BUCKET_SECONDS, f"(epoch({last}) - epoch({first}))")
@@ -314,11 +351,11 @@ class _Plan:
         ]
         return f"SELECT {', '.join(columns)} FROM matching"
 
-    def _rolling(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
+    def _rolling(
+        self, keys: list[str], measures: dict[str, Measure], every_leaf: Sequence[MeasureFigure | Conversion | Retention]
+    ) -> dict[str, str]:
         """The common tables of what is told over a window, and those that they need."""
-        rolling = [
-            leaf for leaf in dict.fromkeys(figures(self.metric.formula)) if isinstance(leaf, MeasureFigure) and leaf.window
-        ]
+        rolling = [leaf for leaf in every_leaf if isinstance(leaf, MeasureFigure) and leaf.window]
         if not rolling:
             return {}
         # To the last day of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.

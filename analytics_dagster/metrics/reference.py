@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import (
     Catalogue,
     Conversion,
@@ -102,7 +103,8 @@ def _family(family: Family, catalogue: Catalogue) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
     tables = f"{', '.join(finer)} and {day}" if finer else day
-    of = f"sessions of `raw/{family.source}`" if family.sessions else f"`raw/{family.source}`"
+    source = MEASURED[family.source].path
+    of = f"sessions of `{source}`" if family.sessions else f"`{source}`"
     yield f"{family.description} From {of} into {tables}. Owner: {family.owner}.\n"
     yield "| dimension | |\n|---|---|"
     yield from (f"| `{d.name}` | {d.description} |" for d in family.dimensions)

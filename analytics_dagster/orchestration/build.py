@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +21,10 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.lake.content import EMPTY_HASH, DayContent, days_between
 from analytics_dagster.lake.lake import TenantLake
 from analytics_dagster.lake.publications import Publication, Status
-from analytics_dagster.lake.schemas import CATALOGUE_DAY, EVENT_TABLES, Layer, TableSchema, landing
+from analytics_dagster.lake.schemas import CATALOGUE_DAY, EVENT_TABLES, RESTATEMENTS, Layer, TableSchema, landing
 from analytics_dagster.metrics.declarations import Family
+from analytics_dagster.metrics.restatement_causes import Basis
+from analytics_dagster.orchestration.restating import Restating, measure_ledger
 from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
 from analytics_dagster.quality.results import CheckOutcome, Dimension, Severity
 
@@ -34,6 +38,8 @@ class Built:
     publications: tuple[Publication, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    restated: Mapping[dt.date, int] = field(default_factory=dict)
+    """How many published figures of each closed day changed."""
 
     @property
     def rows(self) -> int:
@@ -113,19 +119,39 @@ def build_aggregates(
     session_gap_ms = installation.settings.analytics_session_gap_minutes * 60_000
     day_table = family.table("day")
 
-    def compute(lake: TenantLake) -> list[Publication]:
+    def compute(lake: TenantLake) -> tuple[list[Publication], Counter[dt.date]]:
         since = max(first, first_arrival(installation.database, lake.tenant, source.name) or first)
         raw = installation.publications.of(tenant=lake.tenant, asset=source.path, first=since, last=last)
-        inputs = {p.day: p.sequence for p in raw if p.status is Status.PUBLISHED}
+        inputs = {p.day: p for p in raw if p.status is Status.PUBLISHED}
+        bases = {day: Basis(family.version, stream_ms, p.input_id, p.rows, session_gap_ms) for day, p in inputs.items()}
         skip = frozenset(days_between(since, last)) - inputs.keys()
-        aggregate_days(lake, family, first, last, stream_ms=stream_ms, session_gap_ms=session_gap_ms, skip=skip)
+        work = partial(aggregate_days, lake, family, first, last, stream_ms=stream_ms, session_gap_ms=session_gap_ms, skip=skip)
+        noted = Restating(installation, family, lake, run_id).around(work, bases)
         made = publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
-        return [replace(p, input_id=inputs[p.content.day]) for p in made]
+        return [replace(p, input_id=inputs[p.content.day].sequence, basis=bases[p.content.day].text()) for p in made], noted
 
     results = for_each_tenant(installation, with_landing(installation, source, tenants), compute, log)
-    made = [p for publications in results.made.values() for p in publications]
+    made = [p for publications, _ in results.made.values() for p in publications]
+    restated = sum((noted for _, noted in results.made.values()), Counter[dt.date]())
     installation.publications.record(made, run_id)
-    return Built(family.asset, tuple(sorted(results.made)), tuple(made), results.failed, results.seconds)
+    return Built(family.asset, tuple(sorted(results.made)), tuple(made), results.failed, results.seconds, restated)
+
+
+def build_ledger_figures(
+    installation: Installation, tenants: Sequence[str], first: dt.date, last: dt.date, run_id: str, log: logging.Logger
+) -> Built:
+    """Compute and publish the metrics over the ledger of restatements, for tenants that have one: also for the days on which
+    nothing was noted, so that an alert about them ends.
+    """
+
+    def compute(lake: TenantLake) -> list[Publication]:
+        return measure_ledger(installation, lake, first, last, run_id)
+
+    having = [t for t in tenants if installation.lake.tenant(t).table(RESTATEMENTS).exists()]
+    results = for_each_tenant(installation, having, compute, log)
+    made = [p for publications in results.made.values() for p in publications]
+    asset = f"{Layer.AGGREGATES}/{RESTATEMENTS.name}"
+    return Built(asset, tuple(sorted(results.made)), tuple(made), results.failed, results.seconds)
 
 
 def outcomes_table(table: TableSchema) -> TableSchema:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analytics_dagster.installation import Installation
-from analytics_dagster.lake.lake import Table
-from analytics_dagster.lake.schemas import QUARANTINE, RAW_TABLES, landing
+from analytics_dagster.lake.lake import TenantLake
+from analytics_dagster.lake.schemas import QUARANTINE, RAW_TABLES, TableSchema, landing
 from analytics_dagster.tenancy.tenants import TenantStatus
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _measure(installation: Installation) -> None:
     measure_stored_bytes(home, installation.lake, tenants, Usage(installation.database, clock), clock, min_age=0)
 
 
-def _tables(installation: Installation) -> list[Table]:
+def _tables(installation: Installation) -> list[tuple[TenantLake, TableSchema]]:
     from analytics_dagster.orchestration.tables import derived_tables
 
     # Of the quarantine too: each request of which rows were refused is a commit of it.
@@ -80,14 +80,24 @@ def _tables(installation: Installation) -> list[Table]:
         *(landing(t) for t in RAW_TABLES),
         *derived_tables(installation.settings.analytics_metrics),
     ]
-    return [installation.lake.tenant(record.tenant).table(s) for record in installation.tenants.records() for s in schemas]
+    return [(installation.lake.tenant(record.tenant), s) for record in installation.tenants.records() for s in schemas]
 
 
 def _maintain_tables(installation: Installation) -> int:
-    there = [table for table in _tables(installation) if table.exists()]
-    for table in there:
-        table.maintain(KEEP_FILES)
-    return len(there)
+    from analytics_dagster.orchestration.restating import maintain_days
+    from analytics_dagster.orchestration.tables import catalogue
+
+    families = {f.table("day").path: f for f in catalogue(installation.settings.analytics_metrics).families}
+    maintained = 0
+    for lake, schema in _tables(installation):
+        if not lake.table(schema).exists():
+            continue
+        if schema.path in families:
+            maintained += maintain_days(installation, lake, families[schema.path], KEEP_FILES)
+        else:
+            lake.table(schema).maintain(KEEP_FILES)
+            maintained += 1
+    return maintained
 
 
 def _prune_runs(installation: Installation, instance: dg.DagsterInstance) -> int:

@@ -13,7 +13,7 @@ import dagster as dg
 
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.publications import Publication, Status
-from analytics_dagster.lake.schemas import TableSchema
+from analytics_dagster.lake.schemas import MEASURED, TableSchema
 from analytics_dagster.metrics.declarations import Family, leaves
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.partitions import DayRange
@@ -53,13 +53,14 @@ def family_lineage(family: Family) -> dg.TableColumnLineage:
     """Which raw columns each dimension and each measure's state is made from."""
     from analytics_dagster.metrics.lineage import columns_read
 
+    source = MEASURED[family.source]
     columns: dict[str, Iterable[str]] = {"ts": ("ts",)}
     for dimension in family.dimensions:
         columns[dimension.name] = columns_read(dimension.expr, family)
     for measure in family.measures:
         origins = columns_read(measure.expr, family)
         columns |= {state.name: origins for state in measure.columns}
-    return column_lineage(["raw", family.source], columns)
+    return column_lineage(source.path.split("/"), columns)
 
 
 def kpi_lineage(families: Iterable[Family], columns: Iterable[str]) -> dg.TableColumnLineage:
@@ -136,7 +137,10 @@ def report_range(
     for p in built.publications:
         totals[p.content.day] = totals.get(p.content.day, 0) + p.content.rows
     for day, rows in totals.items():
-        context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=day.isoformat())
+        said = {"dagster/partition_row_count": rows}
+        if built.restated.get(day):
+            said["restated_figures"] = built.restated[day]
+        context.add_asset_metadata(said, partition_key=day.isoformat())
     newest = {**(shown or {}), **summary(installation, built, table)}
     context.add_asset_metadata(newest, partition_key=days.last.isoformat())
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analytics_dagster.lake.schemas import EVENT_TABLES, QUARANTINE, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, QUARANTINE, RESTATEMENTS, TableSchema
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.declarations import Catalogue
@@ -31,7 +31,7 @@ def graph_catalogue() -> Catalogue:
 
 def family_sources(extra: Path | None) -> list[tuple[str, str]]:
     """Pairs of a raw table's name and the asset of a family computed from it."""
-    return [(family.source, family.asset) for family in catalogue(extra).families]
+    return [(family.source, family.asset) for family in catalogue(extra).families if family.source in BY_NAME]
 
 
 def derived_tables(extra: Path | None) -> list[TableSchema]:
@@ -43,4 +43,5 @@ def derived_tables(extra: Path | None) -> list[TableSchema]:
     from analytics_dagster.quality.scorecard import SCORECARD
 
     series = [family.table(grain) for family in catalogue(extra).families for grain in family.grains]
-    return [*series, *(outcomes_table(t) for t in EVENT_TABLES), SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE]
+    verdicts = [outcomes_table(t) for t in EVENT_TABLES]
+    return [*series, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS]

@@ -147,6 +147,23 @@ class ReconciledPlaysDocument(BaseModel):
     truncated: bool = Field(description="Whether there are more than were asked for.")
 
 
+class RestatementDocument(BaseModel):
+    restatement_id: str
+    ts: dt.datetime = Field(description="When the change was noted.")
+    day: dt.date = Field(description="The day whose figure changed.")
+    asset: str
+    metric: str
+    split_by: str | None = Field(description="The dimension that the figure is of one value of; null: the day's whole figure.")
+    dimensions: dict[str, str | None] = Field(description="Empty for the total.")
+    old: float | None = Field(description="null: there was none.")
+    new: float | None = Field(description="null: there is none any more.")
+    difference: float | None
+    share: float | None = Field(description="The difference's size as a share of the old figure's.")
+    cause: str = Field(description="late_rows, correction, erasure, policy or rerun; several are joined by +.")
+    batch: str
+    run: str
+
+
 class CheckDocument(BaseModel):
     name: str
     ready: bool

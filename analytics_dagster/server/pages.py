@@ -6,6 +6,7 @@ Each route is thin: who asks, one function of the room that owns the matter, a d
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from analytics_dagster.server.documents import (
     NewKeyDocument,
     NewTenantDocument,
     QuarantineDocument,
+    RestatementDocument,
     TenantDocument,
     UsageDocument,
 )
@@ -192,6 +194,26 @@ def quarantine(
         QuarantineDocument(**{**row, "original": row["original"].decode("utf-8", "replace")})
         for row in newest.select(fields).to_pylist()
     ]
+
+
+@router.get("/analytics/restatements", summary="Published figures that changed", openapi_extra=takes(Permission.FIGURES_READ))
+def restatements(
+    who: Asker,
+    from_: Annotated[dt.date | None, Query(alias="from", description="First day whose figures changed (UTC).")] = None,
+    to: Annotated[dt.date | None, Query(description="Last such day (UTC), included.")] = None,
+    metric: Annotated[str | None, Query(max_length=255, description="Only this metric; a name or synonym.")] = None,
+    limit: Limit = 1_000,
+    tenant: TenantParameter = None,
+) -> list[RestatementDocument]:
+    """Figures of closed days that changed after they were published, with the reason; in the order in which it was noted."""
+    from analytics_dagster.metrics.ledger import restatements as read
+
+    if from_ and to and from_ > to:
+        raise UserError(f"from={from_} is after to={to}")
+    lake = who.service.installation.lake.tenant(who.tenant(tenant))
+    name = who.service.queries.catalogue().metric(metric).name if metric else None
+    rows = read(lake, first=from_, last=to, metric=name, limit=limit).to_pylist()
+    return [RestatementDocument(**{**row, "dimensions": json.loads(row["dimensions"])}) for row in rows]
 
 
 def _moment(bound: dt.date | dt.datetime) -> dt.datetime:

@@ -96,6 +96,7 @@ VERBS: Mapping[str, Permission] = {
     "metrics show": Permission.CATALOGUE_READ,
     "metrics export": Permission.CATALOGUE_READ,
     "reconcile": Permission.PLAYS_READ,
+    "restatements": Permission.FIGURES_READ,
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,

@@ -201,6 +201,17 @@ def test_a_late_row_changes_only_its_own_day(mine: Home) -> None:
     mine.installation.landing.append("borealis", schemas.PLAYS, late, "late")
     mine.materialize(*LISTENING, first=OLD_DAY - dt.timedelta(days=2), last=OLD_DAY + dt.timedelta(days=2))
     after = mine.published()
+    # The day is closed, so the ledger has a day of its own: that of noting it.
+    [noted] = [key for key in after if key not in before]
+    assert noted[:2] == ("borealis", "aggregates/restatements")
+    del after[noted]
+    ledger = mine.installation.lake.tenant("borealis").table(schemas.RESTATEMENTS).read(columns=["day", "cause"]).to_pylist()
+    assert {(row["day"], row["cause"]) for row in ledger} == {(OLD_DAY, "late_rows")}
+    records = mine.instance.fetch_materializations(dg.AssetKey(["aggregates", "listening"]), limit=5).records
+    said = {r.partition_key: r.asset_materialization.metadata for r in records if r.asset_materialization}
+    assert {day: int(m["restated_figures"].value) for day, m in said.items() if "restated_figures" in m} == {
+        OLD_DAY.isoformat(): len(ledger)
+    }
     assert {key for key in after if content_of(after, key) != content_of(before, key)} == {
         ("borealis", asset, OLD_DAY) for asset in LISTENING
     }

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from analytics_dagster.lake.lake import Lake, TenantLake
-from analytics_dagster.lake.schemas import BY_NAME, TIMESTAMP, TableSchema
+from analytics_dagster.lake.schemas import MEASURED, TIMESTAMP, TableSchema
 from analytics_dagster.metrics.aggregate import aggregate_days
 from analytics_dagster.metrics.declarations import Catalogue
 from analytics_dagster.metrics.load import load_catalogue
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 def raw_table(name: str, rows: Sequence[Row]) -> pa.Table:
     """Rows of a raw table, ts as `2026-01-31 10:00` (UTC). Columns that are left out are null, the identity is a number."""
-    schema = BY_NAME[name]
+    schema = MEASURED[name]
     times = [dt.datetime.fromisoformat(row["ts"]).replace(tzinfo=dt.UTC) for row in rows]
     full = [{schema.key: f"row-{n}", "format": "test", **row, "ts": times[n]} for n, row in enumerate(rows)]
     return pa.table({c.name: pa.array([row.get(c.name) for row in full], c.type) for c in schema.columns}, schema=schema.arrow)
@@ -40,7 +40,7 @@ class Figures:
         """Replace the raw days that `rows` touch and aggregate every family over them, or the one that is named."""
         data = raw_table(source, rows)
         days = sorted({dt.date.fromisoformat(row["ts"][:10]) for row in rows})
-        self.tenant.table(BY_NAME[source]).overwrite_days(data, days[0], days[-1])
+        self.tenant.table(MEASURED[source]).overwrite_days(data, days[0], days[-1])
         for family in self.catalogue.families:
             if family.source == source and only in (None, family.name):
                 aggregate_days(self.tenant, family, days[0], days[-1], stream_ms=STREAM_MS, **options)
@@ -88,4 +88,4 @@ def declare(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(name="raw_table")
 def raw_table_fixture() -> Callable[[str, Sequence[Row]], tuple[pa.Table, TableSchema]]:
     """Make a raw table from rows, and give its schema too."""
-    return lambda name, rows: (raw_table(name, rows), BY_NAME[name])
+    return lambda name, rows: (raw_table(name, rows), MEASURED[name])

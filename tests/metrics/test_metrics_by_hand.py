@@ -98,6 +98,17 @@ def all_sources(listening: Figures) -> Figures:
         ],
     )
     listening.write("interactions", [{"ts": ts, **done} for done in INTERACTIONS])
+    restated = [
+        # day, share, of one value of a dimension
+        (dt.date(2026, 1, 3), 0.25, None),
+        (dt.date(2026, 1, 3), 0.75, "country"),
+        (dt.date(2026, 1, 4), None, None),
+        (dt.date(2026, 1, 4), 0.05, None),
+    ]
+    listening.write(
+        "restatements",
+        [{"ts": ts, "day": day, "metric": "plays", "share": share, "split_by": split} for day, share, split in restated],
+    )
     return listening
 
 
@@ -169,6 +180,9 @@ BY_HAND = {
     "daily_savers": 2,
     "daily_sharers": 2,
     "interacting_listeners": 3,
+    "restated_figures": 4,
+    "restated_days": 2,
+    "largest_restatement": 0.25,
 }
 # Over the days that end with the only one. ann paid twice and bob once.
 ROLLING = {

@@ -175,7 +175,7 @@ def test_a_body_that_names_another_tenant_is_refused_whole_and_audited(server: R
 def test_no_answer_to_one_tenant_shows_anothers(server: Running, borealis: httpx.Client, acme: httpx.Client) -> None:
     assert borealis.get("/analytics/query", params={"metric": CANARY}).status_code == 200
     made = borealis.post("/analytics/keys", json={"role": "viewer", "name": CANARY}).json()
-    for path in ("metrics", "keys", "audit", "quarantine", "usage"):
+    for path in ("metrics", "keys", "audit", "quarantine", "restatements", "usage"):
         own, foreign = acme.get(f"/analytics/{path}"), acme.get(f"/analytics/{path}", params={"tenant": "borealis"})
         assert own.status_code == 200
         assert "borealis" not in own.text.replace('"target":"borealis"', ""), path
@@ -248,7 +248,7 @@ def test_a_parameter_that_a_route_does_not_have_is_refused_by_name(server: Runni
     wrong = acme.get("/analytics/query", params={"metric": name, "form": "2026-01-01", "x" * 500: "1"}).json()
     assert [error["field"] for error in wrong["errors"]] == ["form", "x" * 100]
     assert "known are metric, from, to, grain, by, where, aggregate, tenant, format" in wrong["detail"]
-    for path in ("metrics", "keys", "usage", "audit", "quarantine"):
+    for path in ("metrics", "keys", "usage", "audit", "quarantine", "restatements"):
         assert "'tennant'" in acme.get(f"/analytics/{path}", params={"tennant": "acme"}).json()["detail"], path
     with server.client(server.key(Role.PLATFORM_ADMIN)) as admin:
         assert "takes none" in admin.get("/analytics/tenants?limit=1").json()["detail"]

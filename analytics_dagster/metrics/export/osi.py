@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from analytics_dagster.lake.schemas import BY_NAME
+from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
@@ -88,7 +88,7 @@ class _Dataset:
         self._measures = {m.name: _claim(m.name, "_measure", taken) for m in measures}
 
     def document(self) -> dict[str, Any]:
-        source = BY_NAME[self._family.source]
+        source = MEASURED[self._family.source]
         return {
             "name": self._family.name,
             # A dataset of sessions is made from the raw table, and is none itself.
@@ -185,9 +185,9 @@ def _relationships(catalogue: Catalogue) -> Iterator[dict[str, Any]]:
             one = ends.get(entity.name, [])
             if entity.type != "foreign" or len(one) != 1:
                 continue
-            (to, key), columns = one[0], {c.name for c in BY_NAME[family.source].columns}
+            (to, key), columns = one[0], {c.name for c in MEASURED[family.source].columns}
             from_column, to_column = entity.expr.strip('"'), key.expr.strip('"')
-            if from_column in columns and to_column in {c.name for c in BY_NAME[to.source].columns}:
+            if from_column in columns and to_column in {c.name for c in MEASURED[to.source].columns}:
                 yield {
                     "name": f"{family.name}_to_{to.name}_by_{entity.name}",
                     "from": family.name,
