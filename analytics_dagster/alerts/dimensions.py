@@ -18,7 +18,7 @@ def unknown_dimensions(rules: Iterable[Rule], catalogue: Catalogue) -> Iterator[
         metric = catalogue.find(rule.query.metric)
         if metric is None:
             continue
-        known = [dimension.name for dimension in catalogue.family_of(metric).dimensions]
+        known = [dimension.name for dimension in catalogue.dimensions_of(metric)]
         named = [*rule.by, *(matcher.label for matcher in rule.query.matchers if matcher.label != "tenant_id")]
         for name in dict.fromkeys(named):
             if name not in known:

@@ -26,7 +26,7 @@ _CELL = 60
 # Here and not taken from sources/formats, which would load pyarrow for every `--help`; a test holds the two together.
 FORMAT_NAMES = (
     "spotify-history", "listenbrainz", "lastfm", "radio-log", "app-events", "plays", "metrics", "subscriptions",
-    "ad_impressions", "api_requests", "system_samples", "users", "tracks", "artists", "playlists",
+    "ad_impressions", "api_requests", "system_samples", "interactions", "users", "tracks", "artists", "playlists",
 )  # fmt: skip
 
 quarantine_app = typer.Typer(help="Records that could not be taken.", no_args_is_help=True)

@@ -55,9 +55,13 @@ def query(
             help="Of recorded points: avg, sum, min, max, last, count, increase, rate, p50, p95, p99. Default: by type."
         ),
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Of the first --by so many elements, the greatest over all days; the others are one, Other."),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="arrow is an IPC stream.")] = Format.TABLE,
 ) -> None:
-    """Print a metric's figures: the columns ts (start of the bucket, UTC), one for each --by, and value.
+    """Print a metric's figures: the columns ts (start of the bucket, UTC), one for each --by, with --top the rank, and value.
 
     A bucket without rows, or without a figure (a share of nothing), is left out. Recorded points are all in it, those that no
     run has aggregated yet too.
@@ -72,7 +76,7 @@ def query(
     opened = installation(ctx)
     lake = tenant_lake(opened, tenant)
     catalogue = load_catalogue(opened.settings.analytics_metrics)
-    asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate)
+    asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, top=top)
     answer = answer_query(lake, catalogue, asked, Fresh(opened))
     _print(answer.figures, format_, whole=answer.metric.integer)
 
@@ -173,15 +177,15 @@ def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
         "name": metric.name,
         "description": metric.description,
         "type": metric.type,
-        "formula": formula_text(metric.formula, family),
+        "formula": formula_text(metric.formula, catalogue),
         "unit": metric.unit,
         "direction": metric.direction.value,
         "owner": metric.owner,
         "synonyms": list(metric.synonyms),
         "family": family.name,
         "source": MEASURED[family.source].path,
-        "columns": list(source_columns(metric, family)),
-        "dimensions": [d.name for d in family.dimensions],
+        "columns": list(source_columns(metric, catalogue)),
+        "dimensions": [d.name for d in catalogue.dimensions_of(metric)],
         "never_added_over": list(metric.apart_by),
         "time": metric.time.value,
         "kpi": metric.kpi,

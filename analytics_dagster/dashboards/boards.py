@@ -103,7 +103,7 @@ class Boards:
         raise NotFoundError(f"no dashboard {name!r}{did_you_mean(name, [b.name for b in self.boards])}")
 
 
-ORDER = ("overview", "engagement", "content", "revenue", "artists", "technical", "quality", "forecasts", "alerts")
+ORDER = ("overview", "engagement", "retention", "content", "revenue", "artists", "technical", "quality", "forecasts", "alerts")
 """How the navigation lists built-in boards."""
 
 
@@ -135,7 +135,7 @@ def _checked(document: Document, catalogue: Catalogue) -> Board:
         if declared is None:
             near = did_you_mean(metric, [m.name for m in catalogue.metrics])
             raise DeclarationError(f"{where}: no metric {metric!r}{near}; `analytics metrics list` shows all")
-        dimensions = [d.name for d in catalogue.family_of(declared).dimensions]
+        dimensions = [d.name for d in catalogue.dimensions_of(declared)]
         if dimension is not None and dimension not in dimensions:
             near = did_you_mean(dimension, dimensions)
             raise DeclarationError(f"{where}: {metric} has no dimension {dimension!r}{near}; it has {', '.join(dimensions)}")

@@ -19,14 +19,18 @@ import pyarrow as pa
 from analytics_dagster.dashboards.view import Days, Filter, Operator, View
 from analytics_dagster.insights.numbers import MINOR, change, figure, relative_change
 from analytics_dagster.insights.series import Series
+from analytics_dagster.metrics.composed import daily, parts_of
 from analytics_dagster.metrics.declarations import (
     Aggregation,
     Catalogue,
+    Conversion,
     Direction,
     Grain,
     MeasureFigure,
     Metric,
     Ratio,
+    Retention,
+    figures,
     leaves,
 )
 from analytics_dagster.metrics.matchers import parse_matcher
@@ -49,10 +53,12 @@ class Basis(StrEnum):
 
 def basis_of(metric: Metric, catalogue: Catalogue) -> Basis:
     """How a metric's days make one figure."""
-    family = catalogue.family_of(metric)
-    if any(leaf.window for leaf in leaves(metric.formula)):
+    if any(isinstance(leaf, Conversion | Retention) for leaf in figures(metric.formula)):
+        return Basis.TOTAL  # over those who began on the days that are known
+    if any(leaf.window for leaf in leaves(metric.formula)) or any(map(daily, parts_of(metric.formula))):
         return Basis.LAST_DAY
-    distinct = any(m.aggregation is Aggregation.COUNT_DISTINCT for m in family.measures_of(metric.formula))
+    measures = [catalogue.measure(leaf.measure) for leaf in leaves(metric.formula)]
+    distinct = any(m.aggregation is Aggregation.COUNT_DISTINCT for m in measures)
     return Basis.MEAN_OF_DAYS if distinct else Basis.TOTAL
 
 
@@ -174,7 +180,7 @@ class Figures:
         """The series of a metric: one, or one for each currency, the one with most cells first."""
         metric = self.catalogue.metric(name)
         family = self.catalogue.family_of(metric)
-        known = {dimension.name for dimension in family.dimensions}
+        known = {dimension.name for dimension in self.catalogue.dimensions_of(metric)}
         mine = [f for f in self.view.filters if f.dimension in known]
         foreign = tuple(f for f in self.view.filters if f.dimension not in known)
         where = tuple(f.where() for f in mine)

@@ -268,8 +268,8 @@ def _headline(page: Page) -> str | None:
 
 def _dimensions(board: Board, catalogue: Catalogue) -> list[str]:
     """What the board can be filtered by."""
-    families = [catalogue.family_of(catalogue.metric(name)) for name in board.metrics]
-    return list(dict.fromkeys(dimension.name for family in families for dimension in family.dimensions))
+    metrics = [catalogue.metric(name) for name in board.metrics]
+    return list(dict.fromkeys(dimension.name for metric in metrics for dimension in catalogue.dimensions_of(metric)))
 
 
 def _pairs(view: View) -> list[tuple[str, str]]:

@@ -51,6 +51,7 @@ DEFAULTS: Mapping[str, Lateness] = {
     # Phones play offline and report when they are back; billing and advertising systems send a day's file; machines retry for
     # minutes.
     "plays": Lateness(2 * _DAY),
+    "interactions": Lateness(2 * _DAY),
     "metrics": Lateness(_HOUR),
     "subscriptions": Lateness(_DAY),
     "ad_impressions": Lateness(_DAY),

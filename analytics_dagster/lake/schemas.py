@@ -77,6 +77,21 @@ class TableSchema:
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
+INTERACTION_EVENTS = (
+    "save",
+    "unsave",
+    "playlist_add",
+    "playlist_remove",
+    "share",
+    "discover",
+    "follow",
+    "unfollow",
+    "invite",
+    "join",
+)
+"""What a listener can do to content. `discover`: heard it for the first time through somebody's share. `invite`: asked somebody
+to join the service; `join`: joined it by an invitation (the new listener's own event)."""
+
 ARRIVAL_COLUMNS = (
     Column("arrival", _S, "The import, simulation or log segment that brought the row.", required=True),
     Column("arrived_at", TIMESTAMP, "When the row was stored (UTC).", required=True),
@@ -215,6 +230,29 @@ SYSTEM_SAMPLES = TableSchema(
     partition_by=PartitionBy.DAY,
 )
 
+INTERACTIONS = TableSchema(
+    Layer.RAW,
+    "interactions",
+    "What listeners did to content other than playing it: saved, shared, followed, added to a playlist, and took back.",
+    (
+        Column("event_id", _S, "Identity of the event.", required=True),
+        Column("ts", TIMESTAMP, "When it happened (UTC).", required=True),
+        Column("listener_id", _S, "Who did it.", required=True),
+        Column("event", _S, f"One of {', '.join(INTERACTION_EVENTS)}.", required=True),
+        Column("track_id", _S, "The track it was done to, if one: as in plays."),
+        Column("artist_id", _S, "The artist it was done to, or the track's: as in plays."),
+        Column("playlist_id", _S, "The playlist that was added to, removed from, saved, shared or followed."),
+        Column("source", _S, "Where in the product it was done: playlist, search, library, artist, radio, ..."),
+        Column("channel", _S, "How it was shared or invited: link, messenger, story, embed, ..."),
+        Column("country", _S, "Country of the listener at that time, ISO 3166-1 alpha-2."),
+        Column("tier", _S, "premium or free at that time."),
+        Column("format", _S, "Format that the row was read from.", required=True),
+    ),
+    key="event_id",
+    partition_by=PartitionBy.DAY,
+    personal=frozenset({"listener_id"}),
+)
+
 USERS = TableSchema(
     Layer.RAW,
     "users",
@@ -332,7 +370,7 @@ RESTATEMENTS = TableSchema(
     partition_by=PartitionBy.MONTH,
 )
 
-EVENT_TABLES = (PLAYS, METRICS, SUBSCRIPTIONS, AD_IMPRESSIONS, API_REQUESTS, SYSTEM_SAMPLES)
+EVENT_TABLES = (PLAYS, METRICS, SUBSCRIPTIONS, AD_IMPRESSIONS, API_REQUESTS, SYSTEM_SAMPLES, INTERACTIONS)
 CATALOGUE_TABLES = (USERS, TRACKS, ARTISTS, PLAYLISTS)
 RAW_TABLES = EVENT_TABLES + CATALOGUE_TABLES
 BY_NAME = {table.name: table for table in RAW_TABLES}

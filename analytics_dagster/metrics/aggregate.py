@@ -59,7 +59,7 @@ def aggregate_days(
         spans = days.spans(raw, rows_at_once, Grain.HOUR if family.grains[0] is Grain.MINUTE else Grain.DAY)
         known = {"stream_ms": stream_ms, "session_gap_ms": session_gap_ms}
         parameters = {name: known[name] for name in family.queries.parameters}
-        days.write(tables[0], days.rows({SOURCE: raw}, tables[0], spans, lambda: family.queries.build, parameters))
+        days.write(tables[0], days.built(raw, tables[0], spans, parameters))
         sources = {SOURCE: raw} if sets_of(family) else {}
         for finer, coarser, grain in zip(tables, tables[1:], family.grains[1:], strict=False):
             if grain is Grain.DAY:
@@ -103,6 +103,13 @@ class _Days:
         """`spans` of whole days: those that cut a day are put together."""
         cuts = [start for start, _ in spans if start.time() == dt.time()]
         return list(itertools.pairwise([*cuts, spans[-1][1]]))
+
+    def built(self, raw: Table, target: Table, spans: list[Span], parameters: dict[str, int]) -> Iterator[pa.RecordBatch]:
+        """The finest grain's rows, with sets where it is the only one."""
+        build, sets, [finest, *_] = self._family.queries.build, self._sets, self._family.grains
+        if sets is None or finest not in self._family.set_grains:
+            return self.rows({SOURCE: raw}, target, spans, lambda: build, parameters)
+        return self.rows({SOURCE: raw}, target, spans, lambda: sets.with_sets(finest, build, parameters))
 
     def merged(self, grain: Grain, parameters: dict[str, int]) -> Callable[[], str]:
         """What is to be run over the rows in FINER and, where sets are kept, in SOURCE."""

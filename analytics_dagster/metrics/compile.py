@@ -44,7 +44,7 @@ def compile_family(family: Family) -> FamilyQueries:
     merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
     ids = {
         grain: tuple(sets.seen(family, measure, grain, _relation(family, (measure,))) for measure in sets.sets_of(family))
-        for grain in family.grains[1:]
+        for grain in family.set_grains
     }
     written = "".join([build, *itertools.chain(*ids.values())])
     return FamilyQueries(build, merges, ids, tuple(p for p in PARAMETERS if f"${p}" in written))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 class Grain(StrEnum):
-    """Length of a bucket. Hours and days are stored, minutes by families that say so (`time_granularity: minute`); weeks (ISO,
-    from Monday) and months are merged from days, and so is `total`, one bucket for the whole range that is asked for.
+    """Length of a bucket. Hours and days are stored, minutes too or days alone by families that say so (`time_granularity`);
+    weeks (ISO, from Monday) and months are merged from days, and so is `total`, one bucket for the whole range that is asked for.
     """
 
     MINUTE = "minute"
@@ -41,6 +41,9 @@ class Grain(StrEnum):
 
 HOURS_AND_DAYS = (Grain.HOUR, Grain.DAY)
 FROM_MINUTES = (Grain.MINUTE, *HOURS_AND_DAYS)
+FINER = {Grain.HOUR: Grain.MINUTE, Grain.DAY: Grain.HOUR}
+"""The parts of a bucket that a set says of each id which of them it was in."""
+DAYS_ONLY = (Grain.DAY,)
 
 
 class Aggregation(StrEnum):
@@ -123,7 +126,8 @@ class SourceStep:
 
     sql: str
     columns: tuple[Column, ...]
-    reads: Mapping[str, tuple[str, ...]]
+    # A dict has no hash, and what a catalogue gives is kept by the catalogue (boards).
+    reads: Mapping[str, tuple[str, ...]] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,20 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class SeenOn:
+    """On how many different days of a window an id must have been seen to be counted; `most` None: any more."""
+
+    least: int
+    most: int | None = None
+
+
+@dataclass(frozen=True)
 class MeasureFigure:
     """Formula leaf: the figure of one merged measure.
 
     `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
-    the figure over so many days, of which the bucket's is the last, or `offset` days before it.
+    the figure over so many days, of which the bucket's is the last, or `offset` days before it; `seen` counts only ids that came
+    on so many of them.
     """
 
     measure: str
@@ -165,6 +178,7 @@ class MeasureFigure:
     newest: bool = False
     window: int | None = None
     offset: int = 0
+    seen: SeenOn | None = None
 
 
 @dataclass(frozen=True)
@@ -217,18 +231,38 @@ class Derived:
     inputs: tuple[tuple[str, Formula], ...]
 
 
+class SummaryKind(StrEnum):
+    """What is told of a measure's figures once they are there. `composed.py` says how."""
+
+    CONCENTRATION = "concentration"
+    """How unevenly it is spread over a dimension's values: the sum of their squared shares (Herfindahl), 1 / n to 1."""
+    TOTAL = "total"
+    """The sum since the tenant's first day."""
+    TIME_TO_PEAK = "time_to_peak"
+    """Days from the first one to the strongest one so far."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Formula leaf: something told of a measure's figures by `dimension` (concentration) or by day."""
+
+    kind: SummaryKind
+    figure: MeasureFigure
+    dimension: str | None = None
+
+
 Ahead = Conversion | Retention
 """Formula leaves that look at the days after their own, and have no figure until those are there."""
 Leaf = MeasureFigure | Ahead
-Formula = Leaf | PerSecond | Ratio | Derived
+Formula = Leaf | Summary | PerSecond | Ratio | Derived
 
 
 def figures(formula: Formula) -> Iterator[Leaf]:
-    """All figures that a formula is made of, in reading order, repeats included."""
+    """All figures that a formula is made of, in reading order, repeats included; of a summary, the one that it is told of."""
     match formula:
         case MeasureFigure() | Conversion() | Retention():
             yield formula
-        case PerSecond(figure):
+        case PerSecond(figure) | Summary(_, figure):
             yield from figures(figure)
         case Ratio(numerator, denominator):
             yield from figures(numerator)
@@ -255,11 +289,27 @@ def leaves(formula: Formula) -> Iterator[MeasureFigure]:
                 yield MeasureFigure(measure)
 
 
+def summaries(formula: Formula) -> Iterator[Summary]:
+    """All summaries in a formula, in reading order, repeats included."""
+    match formula:
+        case Summary():
+            yield formula
+        case PerSecond(figure):
+            yield from summaries(figure)
+        case Ratio(numerator, denominator):
+            yield from summaries(numerator)
+            yield from summaries(denominator)
+        case Derived(_, inputs):
+            for _, inner in inputs:
+                yield from summaries(inner)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A figure with a name. `kpi` metrics are forecast, watched for anomalies and pictured without being asked for.
 
-    `apart_by` are dimensions that a query must split by, or pin to one value, where more than one value is present.
+    `apart_by` are dimensions that a query must split by, or pin to one value, where more than one value is present. `others` are
+    the families that it reads beside `family`; it has those dimensions that all of them have.
     """
 
     name: str
@@ -275,11 +325,21 @@ class Metric:
     integer: bool
     apart_by: tuple[str, ...]
     origin: Origin
+    others: tuple[str, ...] = ()
+
+    @property
+    def composed(self) -> bool:
+        """Whether its parts are questions of their own (`composed.py`)."""
+        return bool(self.others) or any(summaries(self.formula))
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention is ours."""
+        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention, concentration and
+        time_to_peak are ours.
+        """
         match self.formula:
+            case Summary(kind):
+                return "cumulative" if kind is SummaryKind.TOTAL else kind.value
             case MeasureFigure(window=int()):
                 return "cumulative"
             case Conversion():
@@ -364,6 +424,13 @@ class Family:
         )
 
     @property
+    def set_grains(self) -> tuple[Grain, ...]:
+        """The grains whose tables hold sets of distinct ids: all but the finest, whose sets are read from the next; of a family
+        with one grain, that one.
+        """
+        return self.grains[1:] or self.grains
+
+    @property
     def counts(self) -> TableSchema | None:
         """The stored table of distinct counts by day, in all and for each value of each one dimension; None where there are none.
 
@@ -391,9 +458,9 @@ class Family:
         """A measure's columns in the table of a grain. Sets are in the coarser ones, and say when within the bucket."""
         if measure.aggregation is not Aggregation.COUNT_DISTINCT:
             return measure.columns
-        if grain is self.grains[0]:
+        if grain not in self.set_grains:
             return ()
-        finer = self.grains[self.grains.index(grain) - 1]
+        finer = FINER[grain]
         kind = pa.int32() if grain is Grain.DAY else pa.int64()
         said = f"{measure.description} Of each hash, the {finer}s of the {grain} that it occurs in, a bit each, the first lowest."
         return (*measure.columns, StateColumn(within(measure.name), pa.list_(kind), said))
@@ -450,6 +517,22 @@ class Catalogue:
 
     def family_of(self, metric: Metric) -> Family:
         return self.family(metric.family)
+
+    @cached_property
+    def _measured_in(self) -> dict[str, Family]:
+        return {m.name: f for f in self.families for m in f.measures}
+
+    def measured_in(self, measure: str) -> Family:
+        """The family that a measure belongs to."""
+        return self._measured_in[measure]
+
+    def measure(self, name: str) -> Measure:
+        return self.measured_in(name).measure(name)
+
+    def dimensions_of(self, metric: Metric) -> tuple[Dimension, ...]:
+        """What a metric can be split and filtered by: the dimensions that all families have which it reads."""
+        others = [{d.name for d in self.family(name).dimensions} for name in metric.others]
+        return tuple(d for d in self.family_of(metric).dimensions if all(d.name in names for names in others))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,8 +2,8 @@
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
 conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions` and `step`; a metric's `owner`, `unit`,
-`direction`, `synonyms`, `time`, `kpi`; the type `retention`; the aggregations `last` and `increase`; and a `percentile` beside
-the measure, so that several quantiles share one distribution.
+`direction`, `synonyms`, `time`, `kpi`; the types `retention`, `concentration` and `time_to_peak`; the aggregations `last` and
+`increase`; `seen_on`; and a `percentile` beside the measure, so that several quantiles share one distribution.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DefaultsForm(_Form):
     """`time_granularity` is the finest grain that is kept. The time of every event table is `ts`, said for MetricFlow's sake."""
 
     agg_time_dimension: Literal["ts"] = "ts"
-    time_granularity: Literal["minute", "hour"] = "hour"
+    time_granularity: Literal["minute", "hour", "day"] = "hour"
 
 
 class SessionsForm(_Form):
@@ -107,11 +107,32 @@ class WindowParams(_Form):
     window: Span
 
 
+class SeenOnParams(_Form):
+    """Of a distinct count: on how many different days of the window."""
+
+    at_least: Annotated[int, Field(ge=1)] = 1
+    at_most: Annotated[int, Field(ge=1)] | None = None
+
+
 class CumulativeParams(_Form):
-    """The figure of one measure over a rolling window."""
+    """The figure of one measure over a rolling window; without one, over all days since the first."""
 
     measure: Name
-    cumulative_type_params: WindowParams
+    cumulative_type_params: WindowParams | None = None
+    seen_on: SeenOnParams | None = None
+
+
+class SpreadParams(_Form):
+    """The measure whose spread over a dimension's values is told."""
+
+    measure: Name
+    dimension: Name
+
+
+class PeakParams(_Form):
+    """The measure whose strongest day is looked for."""
+
+    measure: Name
 
 
 class NamedMeasure(_Form):
@@ -227,8 +248,23 @@ class DerivedForm(_MetricForm):
     type_params: DerivedParams
 
 
+class ConcentrationForm(_MetricForm):
+    """A metric that tells how unevenly one measure is spread over a dimension."""
+
+    type: Literal["concentration"]
+    type_params: SpreadParams
+
+
+class TimeToPeakForm(_MetricForm):
+    """A metric that tells how many days one measure took to its strongest one."""
+
+    type: Literal["time_to_peak"]
+    type_params: PeakParams
+
+
 MetricForm = Annotated[
-    SimpleForm | CumulativeForm | ConversionForm | RetentionForm | RatioForm | DerivedForm, Field(discriminator="type")
+    SimpleForm | CumulativeForm | ConversionForm | RetentionForm | RatioForm | DerivedForm | ConcentrationForm | TimeToPeakForm,
+    Field(discriminator="type"),
 ]
 
 
@@ -243,8 +279,9 @@ KEYS = frozenset(
     key
     for form in (
         FileForm, SemanticModelForm, SessionsForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
-        SimpleForm, SimpleParams, CumulativeParams, WindowParams, ConversionParams, WithinParams, NamedMeasure,
+        SimpleForm, SimpleParams, CumulativeParams, WindowParams, SeenOnParams, ConversionParams, WithinParams, NamedMeasure,
         RetentionParams, CohortParams, RatioParams, InputForm, DerivedParams,
+        ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams,
     )
     for key in form.model_fields
 )  # fmt: skip

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analytics_dagster.lake.schemas import MEASURED
-from analytics_dagster.metrics.declarations import Family, Metric
+from analytics_dagster.metrics.declarations import Catalogue, Family, Metric, leaves
 from analytics_dagster.metrics.sessions import source_columns_of
 
 
-def source_columns(metric: Metric, family: Family) -> tuple[str, ...]:
-    """Columns of the raw table, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
-    source = MEASURED[family.source]
-    read = {"ts"}
-    for measure in family.measures_of(metric.formula):
-        read.update(columns_read(measure.expr, family))
-    return tuple(f"{source.path}.{column}" for column in sorted(read))
+def source_columns(metric: Metric, catalogue: Catalogue) -> tuple[str, ...]:
+    """Columns of the raw tables, as `raw/plays.ms_played`, in alphabetical order. The time of the event is always one."""
+    read: set[str] = set()
+    for name in dict.fromkeys(leaf.measure for leaf in leaves(metric.formula)):
+        family = catalogue.measured_in(name)
+        columns = ("ts", *columns_read(family.measure(name).expr, family))
+        read.update(f"{MEASURED[family.source].path}.{column}" for column in columns)
+    return tuple(sorted(read))
 
 
 def columns_read(snippet: str, family: Family) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from analytics_dagster.metrics.counting.measures import metrics_of_policies, wit
 from analytics_dagster.metrics.counting.policies import Counting
 from analytics_dagster.metrics.counting.verdicts import counting_step
 from analytics_dagster.metrics.declarations import (
+    DAYS_ONLY,
     FROM_MINUTES,
     HOURS_AND_DAYS,
     Aggregation,
@@ -39,9 +40,13 @@ from analytics_dagster.metrics.declarations import (
     Origin,
     Ratio,
     Retention,
+    SeenOn,
     SourceStep,
+    Summary,
+    SummaryKind,
     did_you_mean,
     leaves,
+    summaries,
     within,
 )
 from analytics_dagster.metrics.documents import Document, Location, read_document
@@ -54,6 +59,10 @@ from analytics_dagster.metrics.states import state_columns
 BUILT_IN = Path(__file__).parent / "catalogue"
 RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity", PERIOD})
 """Names that a dimension may not have: columns of answers, what retention is split by, and labels that alerts set themselves."""
+
+ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.SUM_BOOLEAN})
+"""What may be summed over days and dimensions."""
+_GRAINS = {"minute": FROM_MINUTES, "hour": HOURS_AND_DAYS, "day": DAYS_ONLY}
 
 T = TypeVar("T")
 
@@ -121,6 +130,7 @@ class _Resolver:
         self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
+        self._dimensions: dict[str, list[str]] = {}
 
     def catalogue(self) -> Catalogue:
         families = self._families()
@@ -143,6 +153,7 @@ class _Resolver:
                     self._measures[measure.name] = (family.name, measure)
                 self._entities.update({(family.name, entity.name): entity for entity in family.entities})
                 families.append(family)
+                self._dimensions[family.name] = [d.name for d in family.dimensions]
         return families
 
     def _index_metrics(self) -> None:
@@ -159,9 +170,10 @@ class _Resolver:
         formula = self._formula(form.name, ())
         used = [self._measures[leaf.measure] for leaf in leaves(formula)]
         origin = declared.origin("metrics", index, "name")
-        if len(of := sorted({family for family, _ in used})) > 1:
+        of = list(dict.fromkeys(family for family, _ in used))
+        if form.kpi and (len(of) > 1 or any(summaries(formula))):
             raise DeclarationError(
-                f"{origin}: metric {form.name!r} mixes the semantic models {' and '.join(of)}; a metric reads one table"
+                f"{origin}: metric {form.name!r} is put together from several answers, which a KPI cannot be; remove kpi"
             )
         apart = dict.fromkeys(m.apart_by for _, m in used if m.apart_by)
         owner = next(m.owner for d in self._files for m in d.form.semantic_models if m.name == of[0])
@@ -179,6 +191,7 @@ class _Resolver:
             integer=_whole(formula, used[0][1]),
             apart_by=tuple(apart),
             origin=origin,
+            others=tuple(of[1:]),
         )
 
     def _formula(self, name: str, path: tuple[str, ...]) -> Formula:
@@ -194,6 +207,8 @@ class _Resolver:
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.CumulativeForm():
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.ConcentrationForm() | forms.TimeToPeakForm():
+                made = self._summary(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.ConversionForm():
                 made = self._conversion(form, declared.origin("metrics", index, "type_params", "conversion_type_params"))
             case forms.RetentionForm():
@@ -218,15 +233,39 @@ class _Resolver:
             )
         return MeasureFigure(params.measure, params.percentile)
 
-    def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> MeasureFigure:
+    def _summary(self, form: forms.ConcentrationForm | forms.TimeToPeakForm | forms.CumulativeForm, where: Origin) -> Summary:
+        name, kind, dimension = form.type_params.measure, SummaryKind.TOTAL, None
+        measure, of = self._measure(name, where), self._measures[name][0]
+        if isinstance(form, forms.ConcentrationForm):
+            kind, dimension = SummaryKind.CONCENTRATION, form.type_params.dimension
+            if dimension not in self._dimensions[of]:
+                near = did_you_mean(dimension, self._dimensions[of])
+                raise DeclarationError(f"{where}: no dimension {dimension!r} in the semantic model {of!r}{near}")
+        elif isinstance(form, forms.TimeToPeakForm):
+            kind = SummaryKind.TIME_TO_PEAK
+        if measure.aggregation not in ADDITIVE:
+            raise DeclarationError(
+                f"{where}: measure {name!r} is {measure.aggregation}, whose figures do not add up; "
+                f"{form.type} takes {', '.join(sorted(ADDITIVE))}"
+            )
+        return Summary(kind, MeasureFigure(name), dimension)
+
+    def _cumulative(self, form: forms.CumulativeForm, where: Origin) -> Formula:
         params = form.type_params
         aggregation = self._measure(params.measure, where).aggregation
+        if params.cumulative_type_params is None:
+            if params.seen_on is not None:
+                raise DeclarationError(
+                    f"{where}: seen_on counts days of a window; add cumulative_type_params: {{window: 28 days}}"
+                )
+            return self._summary(form, where)
         if aggregation not in ROLLING:
             raise DeclarationError(
                 f"{where}: measure {params.measure!r} is {aggregation}, which has no figure over a window; "
                 f"these have: {', '.join(sorted(ROLLING))}"
             )
-        return MeasureFigure(params.measure, window=forms.days_of(params.cumulative_type_params.window))
+        window = forms.days_of(params.cumulative_type_params.window)
+        return MeasureFigure(params.measure, window=window, seen=_seen_on(params, aggregation, where))
 
     def _conversion(self, form: forms.ConversionForm, where: Origin) -> Conversion:
         params = form.type_params.conversion_type_params
@@ -241,6 +280,11 @@ class _Resolver:
                 raise DeclarationError(
                     f"{where}: measure {name!r} counts {measure.expr}, in which there is no {params.entity} ({entity.expr})"
                 )
+        of = sorted({self._measures[one.name][0] for one in (params.base_measure, params.conversion_measure)})
+        if len(of) > 1:
+            raise DeclarationError(
+                f"{where}: metric {form.name!r} mixes the semantic models {' and '.join(of)}; a conversion reads one table"
+            )
         rate, days = params.calculation == "conversion_rate", forms.days_of(params.window)
         return Conversion(params.base_measure.name, params.conversion_measure.name, params.entity, days, rate)
 
@@ -299,6 +343,21 @@ class _Resolver:
         return MeasureFigure(name)
 
 
+def _seen_on(params: forms.CumulativeParams, aggregation: Aggregation, where: Origin) -> SeenOn | None:
+    wanted = params.seen_on
+    if wanted is None:
+        return None
+    if aggregation is not Aggregation.COUNT_DISTINCT:
+        raise DeclarationError(
+            f"{where}: measure {params.measure!r} is {aggregation}; seen_on is for count_distinct, whose ids come on days"
+        )
+    if wanted.at_most is not None and wanted.at_most < wanted.at_least:
+        raise DeclarationError(
+            f"{where}: seen_on has at_most {wanted.at_most} below at_least {wanted.at_least}; nobody can be both"
+        )
+    return SeenOn(wanted.at_least, wanted.at_most)
+
+
 def _whole(formula: Formula, first: Measure) -> bool:
     """Whether a figure is always a whole number; `first` is the first measure that it reads."""
     match formula:
@@ -351,7 +410,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
     return Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        FROM_MINUTES if model.defaults.time_granularity == "minute" else HOURS_AND_DAYS, sessions, step,
+        _GRAINS[model.defaults.time_granularity], sessions, step,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics import states
 from analytics_dagster.metrics.ahead import EVERY, REACHING, Asked, ahead_of, days_after, days_before, newest_day
 from analytics_dagster.metrics.compile import with_joined
+from analytics_dagster.metrics.composed import ComposedPlan, Question, daily, parts_of
 from analytics_dagster.metrics.conversion import conversion_figures
 from analytics_dagster.metrics.declarations import (
     Aggregation,
@@ -36,10 +37,12 @@ from analytics_dagster.metrics.declarations import (
     PerSecond,
     Ratio,
     Retention,
+    Summary,
     did_you_mean,
     figures,
     leaves,
 )
+from analytics_dagster.metrics.leaderboard import Leaders, check_top, leaders
 from analytics_dagster.metrics.matchers import Matcher, Operator, parse_matcher
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
@@ -67,6 +70,8 @@ class MetricQuery:
     `by` are dimensions (labels, for recorded points), `where` conditions like `country="US"`. Weeks begin on Monday; a week or
     month that the range cuts holds only its days within the range; what is told over a rolling window is, by week, month and in
     total, the figure of the last day. Retention may also be split by `period`. `aggregate` is for recorded points (avg, ...).
+    `top` keeps so many elements of the first `by`, the greatest over the range, and merges the others into one
+    (`leaderboard.py`).
     """
 
     metric: str
@@ -78,6 +83,7 @@ class MetricQuery:
     aggregate: str | None = None
     since: dt.datetime | None = None
     until: dt.datetime | None = None
+    top: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fres
     """Answer a question; with `fresh`, recorded names with every point that was acknowledged before.
 
     Returns the columns ts (timestamp[us, UTC], start of the bucket), one string column per `by`, value (float64); sorted by
-    ts and `by`, nulls first. Counts up to 2^53 are exact.
+    ts and `by`, nulls first. Counts up to 2^53 are exact. With `top` also rank (int64, null for the others), which
+    sorts before `by`.
 
     Raises NotFoundError for an unknown metric, dimension or label, UserError for a bad condition or grain, and when money of
     several currencies would be added up (`Metric.apart_by`).
@@ -124,7 +131,12 @@ def answer_query(
     """As `run_query`, with what the name meant. `interruption` lets another thread end it."""
     with recorded_points(tenant, catalogue, fresh, query.metric, interruption) as (points, connection):
         metric = _find(points, catalogue, query.metric, query.aggregate)
-        return Answer(metric, _answer(connection, _plan(tenant, catalogue, metric, query, points)))
+        if metric.composed or query.top is not None:
+            planned = _compose if metric.composed else _plan
+            plan = planned(tenant, catalogue, metric, query, points)
+            return Answer(metric, _answer(connection, plan) if query.top is None else _board(connection, plan, query.top))
+        counted = _counted(_plan(tenant, catalogue, metric, query, points), tenant, connection)
+        return Answer(metric, _answer(connection, counted))
 
 
 DayFigures: TypeAlias = tuple[dt.datetime, list[str | None], list[float | None]]
@@ -174,12 +186,16 @@ class DayReader:
     ) -> pa.Table:
         """As `run_query`, by day or coarser, from `since` (the reader's first day) to `until` (its last day)."""
         asked = MetricQuery(metric.name, since or self._first, until or self._last, grain, by=by, where=where)
+        if metric.composed:
+            parts = _compose(self._tenant, self._catalogue, metric, asked, None)
+            relations = {leaf: self._rows(leaf, parts.range) for leaf in parts.plans}
+            return _answer(self._connection, parts.reading(relations))
         return _answer(self._connection, self._planned(metric, asked))
 
     def query_each(self, metrics: Sequence[Metric], by: tuple[str, ...]) -> list[DayFigures]:
         """Several metrics of one family by day in one statement, in no order.
 
-        For metrics without windows; `by` has all that any of them must be kept apart by.
+        For metrics without windows that are not composed; `by` has all that any of them must be kept apart by.
         """
         plan = self._planned(metrics[0], MetricQuery(metrics[0].name, self._first, self._last, by=by))
         named = {f"figure {n}": metric for n, metric in enumerate(metrics)}
@@ -188,8 +204,7 @@ class DayReader:
 
     def _planned(self, metric: Metric, asked: MetricQuery) -> _Plan:
         plan = _plan(self._tenant, self._catalogue, metric, asked, None)
-        reach = days_before(metric.formula), days_after(metric.formula)
-        return replace(plan, relation=self._reaching(plan.family, *reach))
+        return plan.reading(self._reaching_for(plan.family, metric.formula))
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""
@@ -204,6 +219,17 @@ class DayReader:
         query = f"SELECT CAST(ts AS DATE) AS day, count(DISTINCT {identifier(dimension)}) FROM {kept} GROUP BY day"
         return dict(self._connection.execute(query).fetchall())
 
+    def _rows(self, part: Question, wanted: Range) -> str:
+        """The rows that a part of a composed figure is made from; what goes back to the first day is read from its table."""
+        family = self._catalogue.measured_in(next(leaves(part)).measure)
+        if not daily(part):
+            return self._reaching_for(family, part)
+        every = state_rows(self._tenant, family, Grain.DAY, Range(None, wanted.end), family.measures_of(part))
+        return f"({every})"
+
+    def _reaching_for(self, family: Family, formula: Formula) -> str:
+        return self._reaching(family, days_before(formula), days_after(formula))
+
     def _reaching(self, family: Family, before: int, after: int) -> str:
         """Name of the table that holds the family's days, and at least so many before and after them."""
         name = identifier(f"days_{family.name}")
@@ -216,12 +242,20 @@ class DayReader:
         return name
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan) -> pa.Table:
-    for dimension in plan.metric.apart_by:
-        _refuse_mixture(connection, plan, dimension)
+def _answer(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan]) -> pa.Table:
+    _refuse_mixtures(connection, plan)
     answer = connection.sql(plan.sql(), params=plan.parameters).to_arrow_table()
     strings = [pa.field(name, pa.string()) for name in plan.by]
     return answer.cast(pa.schema([pa.field("ts", TIMESTAMP), *strings, pa.field("value", pa.float64())]))
+
+
+def _board(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan], top: int) -> pa.Table:
+    check_top(top, plan.by)
+    if plan.by[0] == PERIOD and isinstance(plan.metric.formula, Retention):
+        raise UserError(f"top ranks the elements of a dimension, not periods; split by a dimension before {PERIOD!r}")
+    _refuse_mixtures(connection, plan)
+    first = leaders(connection, plan.over_the_range().sql(), plan.parameters, top)
+    return first.ranked(_answer(connection, plan.grouped(first)))
 
 
 @dataclass(frozen=True)
@@ -240,6 +274,25 @@ class _Plan:
     counts: str = ""
     counted: frozenset[str] = frozenset()
     """Distinct counts that `counts` (rows of `Family.counts`) answers, so that their sets are not read."""
+
+    def over_the_range(self) -> _Plan:
+        """One figure for the whole range and each element of the first dimension."""
+        return self.at(Grain.TOTAL).by_only([0])
+
+    def by_only(self, places: Sequence[int]) -> _Plan:
+        """Split by those of its columns that stand there alone."""
+        return replace(self, by=tuple(self.by[n] for n in places), by_sql=tuple(self.by_sql[n] for n in places))
+
+    def at(self, grain: Grain) -> _Plan:
+        return replace(self, grain=grain)
+
+    def reading(self, relation: str) -> _Plan:
+        """Of the state rows of that relation."""
+        return replace(self, relation=relation)
+
+    def grouped(self, first: Leaders) -> _Plan:
+        """The first dimension's other elements as one."""
+        return replace(self, by_sql=(first.grouped(self.by_sql[0]), *self.by_sql[1:]))
 
     def sql(self) -> str:
         if PERIOD in self.by:
@@ -323,13 +376,15 @@ class _Plan:
         rolling = [leaf for leaf in every_leaf if isinstance(leaf, MeasureFigure) and leaf.window]
         if not rolling:
             return {}
+        # To the last day of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.
         parts = {REACHING: self._keyed(Grain.DAY, keys, measures), "days": span(REACHING, self._last_day())}
         by = ", ".join([self._bucket(self.grain), *keys])
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
-            bounded = self.range.days if self.range.begin and self.range.end and not leaf.offset else None
-            rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days", bounded)
+            plain = leaf.seen is None and not leaf.offset
+            bounded = self.range.days if plain and self.range.begin and self.range.end else None
+            rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days", bounded, leaf.seen)
             if leaf.offset:
                 rolled = f"SELECT * REPLACE (ts + INTERVAL {leaf.offset} DAY AS ts) FROM ({rolled})"
                 rolled = f"SELECT * FROM ({rolled}) WHERE ts <= (SELECT max(ts) FROM days)"
@@ -416,8 +471,7 @@ def _plan(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Metri
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
     newest = newest_day(tenant, family, wanted) if _window(metric.formula) or ahead_of(metric.formula) else ""
     by_sql = tuple(expressions[name] for name in split)
-    plan = _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
-    return plan if points is None else _counted(plan, tenant, points.connection)
+    return _Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
 
 
 def _counted(plan: _Plan, tenant: TenantLake, connection: duckdb.DuckDBPyConnection) -> _Plan:
@@ -444,15 +498,51 @@ def _counted(plan: _Plan, tenant: TenantLake, connection: duckdb.DuckDBPyConnect
     return replace(plan, relation=rows, counts=counts, counted=frozenset(sets)) if complete else plan
 
 
+def _compose(
+    tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, points: RecordedPoints | None
+) -> ComposedPlan[_Plan]:
+    known = [d.name for d in catalogue.dimensions_of(metric)]
+    for name in [*query.by, *(parse_matcher(text).name for text in query.where)]:
+        if name not in known:
+            near, has = did_you_mean(name, known), ", ".join(known) or "none"
+            raise NotFoundError(f"metric {metric.name!r} has no dimension {name!r}{near}; it has {has}")
+    grain = _grain(query.grain, catalogue.family_of(metric), metric)
+    for other in metric.others:
+        _grain(grain, catalogue.family(other), metric)
+    plans: dict[Question, _Plan] = {}
+    for leaf in parts_of(metric.formula):
+        figure = leaf.figure if isinstance(leaf, Summary) else leaf
+        measure = catalogue.measure(next(leaves(leaf)).measure)
+        apart = (measure.apart_by,) if measure.apart_by else ()
+        alone = replace(metric, family=catalogue.measured_in(measure.name).name, formula=figure, apart_by=apart, others=())
+        asked = query
+        if daily(leaf):
+            asked = replace(query, first=None, since=None, grain=Grain.DAY)
+        elif isinstance(leaf, Summary) and leaf.dimension is not None:
+            if leaf.dimension in query.by:
+                raise UserError(f"metric {metric.name!r} is told over {leaf.dimension}; do not split it by that")
+            asked = replace(query, by=(*query.by, leaf.dimension))
+        plans[leaf] = _plan(tenant, catalogue, alone, asked, points)
+    wanted = Range.of(query.first, query.last, query.since, query.until)
+    return ComposedPlan(metric, catalogue, grain, query.by, plans, wanted)
+
+
 def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
     try:
         grain = Grain(value)
     except ValueError:
         raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
+    if grain is Grain.HOUR and grain not in family.grains:
+        raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
     if grain is Grain.MINUTE and grain not in family.grains:
+        if Grain.HOUR not in family.grains:
+            raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
         raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
+    if any(map(daily, parts_of(metric.formula))) and grain in (Grain.MINUTE, Grain.HOUR):
+        raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week, month or total, not {grain}")
     if window := _window(metric.formula):
-        rolling = all(isinstance(leaf, MeasureFigure) and leaf.window for leaf in figures(metric.formula))
+        parts = parts_of(metric.formula)
+        rolling = all(daily(part) or (isinstance(part, MeasureFigure) and part.window) for part in parts)
         if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
             allowed = "day, week, month and total" if rolling else "day"
             raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
@@ -500,8 +590,9 @@ _BUCKET_SECONDS = "$bucket_seconds"
 def _alias(leaf: Leaf) -> str:
     # With what no name can hold, so that it is no other measure's.
     match leaf:
-        case MeasureFigure(measure, percentile, _, window, offset):
-            return f"of_{measure}" + "".join(f" {part!r}" for part in (percentile, window, offset or None) if part is not None)
+        case MeasureFigure(measure, percentile, _, window, offset, seen):
+            told = (percentile, window, offset or None, seen)
+            return f"of_{measure}" + "".join(f" {part!r}" for part in told if part is not None)
         case Conversion(base, converted, _, window, rate):
             return f"of_{base} to {converted} {window} {rate}"
         case Retention(measure, period, length, new_after, rate):
@@ -523,6 +614,14 @@ def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
             return f"({_figure(numerator, measures)} / nullif({_figure(denominator, measures)}, 0))"
         case Derived(expr, inputs):
             return substitute(expr, {name: _figure(inner, measures) for name, inner in inputs})
+        case Summary():
+            raise ValueError(f"{formula} is put together from an answer, and is no figure of state")
+
+
+def _refuse_mixtures(connection: duckdb.DuckDBPyConnection, plan: _Plan | ComposedPlan[_Plan]) -> None:
+    for one in [plan] if isinstance(plan, _Plan) else plan.plans.values():
+        for dimension in one.metric.apart_by:
+            _refuse_mixture(connection, one, dimension)
 
 
 def _refuse_mixture(connection: duckdb.DuckDBPyConnection, plan: _Plan, dimension: str) -> None:

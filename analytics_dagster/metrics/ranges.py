@@ -117,7 +117,7 @@ def _piece(
 ) -> Iterator[str]:
     names = ["ts", *(d.name for d in family.dimensions), *(c.name for m in measures for c in m.columns)]
     columns = ", ".join(identifier(name) for name in names)
-    apart = [m for m in measures if grain is family.grains[0] and m.aggregation is Aggregation.COUNT_DISTINCT]
+    apart = [m for m in measures if grain not in family.set_grains and m.aggregation is Aggregation.COUNT_DISTINCT]
     if apart:
         # The finest grain has no sets of its own: they come in rows of their own, from the grain above it.
         for measure in apart:

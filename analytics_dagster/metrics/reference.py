@@ -17,6 +17,8 @@ from analytics_dagster.metrics.declarations import (
     PerSecond,
     Ratio,
     Retention,
+    SeenOn,
+    Summary,
 )
 from analytics_dagster.metrics.load import load_catalogue
 
@@ -53,18 +55,21 @@ measured.
 
 def reference(catalogue: Catalogue) -> str:
     """The page, in Markdown."""
-    return "\n".join([_HEAD, *(line for family in catalogue.families for line in _family(family)), _TAIL])
+    return "\n".join([_HEAD, *(line for family in catalogue.families for line in _family(family, catalogue)), _TAIL])
 
 
-def formula_text(formula: Formula, family: Family) -> str:
+def formula_text(formula: Formula, family: Family | Catalogue) -> str:
     """How a figure is computed from measures, for people: `count_if(ended) / count(ms_played)` and the like."""
     match formula:
-        case MeasureFigure(measure, percentile, newest, window, offset):
+        case MeasureFigure(measure, percentile, newest, window, offset, seen):
             if window is not None:
+                on = "" if seen is None else f", seen on {_days(seen)}"
                 ago = f", {offset} days before" if offset else ""
-                return f"{family.measure(measure).aggregation}({measure}) over {window} days{ago}"
+                return f"{family.measure(measure).aggregation}({measure}) over {window} days{on}{ago}"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
+        case Summary(kind, figure, dimension):
+            return f"{kind} of {formula_text(figure, family)}{f' over {dimension}' if dimension else ''}"
         case Conversion(base, converted, entity, window, rate):
             share = f" / {base}" if rate else ""
             return f"{entity}s of {base} with {converted} within {window} days{share}"
@@ -83,15 +88,21 @@ def formula_text(formula: Formula, family: Family) -> str:
             return f"{expr} where {named}"
 
 
-def _part(formula: Formula, family: Family) -> str:
+def _days(seen: SeenOn) -> str:
+    if seen.most is None:
+        return f"{seen.least} or more"
+    return str(seen.least) if seen.most == seen.least else f"{seen.least} to {seen.most}"
+
+
+def _part(formula: Formula, family: Family | Catalogue) -> str:
     text = formula_text(formula, family)
     return text if isinstance(formula, MeasureFigure) else f"({text})"
 
 
-def _family(family: Family) -> Iterator[str]:
+def _family(family: Family, catalogue: Catalogue) -> Iterator[str]:
     yield f"## {family.name}\n"
     *finer, day = (f"`{family.asset}_{grain}`" for grain in family.grains)
-    tables = f"{', '.join(finer)} and {day}"
+    tables = f"{', '.join(finer)} and {day}" if finer else day
     source = MEASURED[family.source].path
     of = f"sessions of `{source}`" if family.sessions else f"`{source}`"
     yield f"{family.description} From {of} into {tables}. Owner: {family.owner}.\n"
@@ -103,17 +114,20 @@ def _family(family: Family) -> Iterator[str]:
         yield f"| `{measure.name}` | {measure.aggregation}: `{of}` | {measure.description} |"
     yield ""
     for metric in family.metrics:
-        yield from _metric(metric, family)
+        yield from _metric(metric, catalogue)
 
 
-def _metric(metric: Metric, family: Family) -> Iterator[str]:
+def _metric(metric: Metric, catalogue: Catalogue) -> Iterator[str]:
     yield f"### {metric.name}\n"
     yield f"{metric.description}\n"
     bad, kpi = _DIRECTIONS[metric.direction], "yes" if metric.kpi else "no"
     facts = [
-        f"- {metric.type}: `{formula_text(metric.formula, family)}`",
+        f"- {metric.type}: `{formula_text(metric.formula, catalogue)}`",
         f"- unit: {metric.unit}; bad: {bad}; KPI: {kpi}; owner: {metric.owner}",
     ]
+    if metric.others:
+        shared = ", ".join(f"`{d.name}`" for d in catalogue.dimensions_of(metric)) or "nothing"
+        facts.append(f"- also from {', '.join(f'`{name}`' for name in metric.others)}; split by: {shared}")
     if metric.synonyms:
         facts.append(f"- synonyms: {', '.join(f'`{s}`' for s in metric.synonyms)}")
     facts += [f"- never added up over `{d}`: with more than one present, split by it or pick one" for d in metric.apart_by]

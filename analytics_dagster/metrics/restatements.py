@@ -3,7 +3,8 @@
 A day's figures are, of each declared metric, the total and each value of each single dimension; not the combinations of
 dimensions, which are as many as rows. Money of several currencies is never added up, so where a metric must be kept apart
 by a dimension, all of its figures are. A metric that looks at other days (a rolling window, a counter's increase) has none here:
-its figures follow from the days that it holds.
+its figures follow from the days that it holds. Nor has one that is put together from several answers (`composed.py`): its parts
+have.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def told_metrics(family: Family) -> list[Metric]:
     def of_the_day(leaf: MeasureFigure | Conversion | Retention) -> bool:
         return isinstance(leaf, MeasureFigure) and not (leaf.window or leaf.offset or leaf.measure in increases)
 
-    return [m for m in family.metrics if all(map(of_the_day, figures(m.formula)))]
+    return [m for m in family.metrics if not m.composed and all(map(of_the_day, figures(m.formula)))]
 
 
 def figures_of_days(tenant: TenantLake, family: Family, days: Collection[dt.date]) -> dict[Figure, float]:

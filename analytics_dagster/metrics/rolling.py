@@ -11,7 +11,7 @@ import datetime as dt
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics import states
-from analytics_dagster.metrics.declarations import Aggregation, Measure
+from analytics_dagster.metrics.declarations import Aggregation, Measure, SeenOn
 
 # Days that one column of bits holds; the longest window, and the most days told, that bits are used for.
 _BITS = 63
@@ -39,17 +39,25 @@ def span(relation: str, last: str) -> str:
 
 
 def rolling_figures(
-    measure: Measure, window: int, keys: list[str], relation: str, days: str, told: tuple[dt.date, dt.date] | None = None
+    measure: Measure,
+    window: int,
+    keys: list[str],
+    relation: str,
+    days: str,
+    told: tuple[dt.date, dt.date] | None = None,
+    seen: SeenOn | None = None,
 ) -> str:
     """A SELECT of ts (each of `days`, and of them at least those that are `told`: the first and the last), `keys` and `figure`:
     the measure over the `window` days that end with ts.
 
-    `relation` has day states: ts, `keys`, the measure's state columns. A window without rows has no figure.
+    With `seen` only ids count that were there on so many of them. `relation` has day states: ts, `keys`, the measure's state
+    columns. A window without rows has no figure.
     """
     if measure.aggregation is Aggregation.COUNT_DISTINCT:
-        if told is not None and window <= _MOST_BITS and (told[1] - told[0]).days < _MOST_DAYS:
+        if seen is None and told is not None and window <= _MOST_BITS and (told[1] - told[0]).days < _MOST_DAYS:
             return _distinct_by_bits(measure, window, keys, relation, days, told)
-        return _distinct(measure, window, keys, relation, days)
+        spells = _spells(window, keys) if seen is None else _spells_of_days(window, keys, seen)
+        return _counted(measure, spells, keys, relation, days)
     columns = ", ".join(f"{sql} AS {q(column.name)}" for sql, column in zip(states.merge(measure), measure.columns, strict=True))
     by_day = ", ".join(["ts", *keys])
     by_window = ", ".join(["ending.ts", *keys])
@@ -95,15 +103,37 @@ def _any_bit(begin: int, window: int) -> str:
     return " OR ".join(f"b{n} & {mask} <> 0" for n, mask in masks.items())
 
 
-def _distinct(measure: Measure, window: int, keys: list[str], relation: str, days: str) -> str:
-    """Each id is inside from a day it was seen until `window` days later, or until it is seen again: so every id and day is
-    touched once, however long the window is.
+def _spells(window: int, keys: list[str]) -> str:
+    """A SELECT from `seen` of when ids are inside: from a day an id was seen until `window` days later, or until it is seen
+    again. So every id and day is touched once, however long the window is.
     """
     by = ", ".join(["ts", *keys])
     apart = "".join(f", {key}" for key in keys)
-    seen = f"SELECT DISTINCT {by}, unnest({q(measure.columns[0].name)}) AS id FROM {relation}"
     again = f"lead(ts) OVER (PARTITION BY id{apart} ORDER BY ts)"
-    spells = f"SELECT {by}, least(ts + INTERVAL {window} DAY, coalesce({again}, ts + INTERVAL {window} DAY)) AS until FROM seen"
+    return f"SELECT {by}, least(ts + INTERVAL {window} DAY, coalesce({again}, ts + INTERVAL {window} DAY)) AS until FROM seen"
+
+
+def _spells_of_days(window: int, keys: list[str], seen: SeenOn) -> str:
+    """A SELECT from `seen` of when ids are inside that were seen on so many days of the window: a day counts from itself until it
+    leaves the window, so an id's number of days changes at most twice for each.
+    """
+    apart = "".join(f", {key}" for key in keys)
+    steps = (
+        f"SELECT ts{apart}, id, 1 AS n FROM seen UNION ALL SELECT ts + INTERVAL {window} DAY AS ts{apart}, id, -1 AS n FROM seen"
+    )
+    changes = f"SELECT ts{apart}, id, sum(n) AS n FROM ({steps}) GROUP BY ts{apart}, id"
+    over = f"OVER (PARTITION BY id{apart} ORDER BY ts)"
+    counts = f"SELECT ts{apart}, sum(n) {over} AS days, lead(ts) {over} AS until FROM ({changes})"
+    most = "" if seen.most is None else f" AND days <= {seen.most}"
+    # The last change of every id is to no day at all, so whoever is inside has an `until`.
+    return f"SELECT ts{apart}, until FROM ({counts}) WHERE days >= {seen.least}{most}"
+
+
+def _counted(measure: Measure, spells: str, keys: list[str], relation: str, days: str) -> str:
+    """How many ids are inside on each day; `spells` selects from `seen` (ts, `keys`, id) when each is."""
+    by = ", ".join(["ts", *keys])
+    apart = "".join(f", {key}" for key in keys)
+    seen = f"SELECT DISTINCT {by}, unnest({q(measure.columns[0].name)}) AS id FROM {relation}"
     moves = (
         f"SELECT {by}, count(*) AS n FROM spells GROUP BY {by} "
         f"UNION ALL SELECT until AS ts{apart}, -count(*) AS n FROM spells GROUP BY until{apart} "

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.lake.compute import literal
-from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure, within
+from analytics_dagster.metrics.declarations import FINER, Aggregation, Family, Grain, Measure, within
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,7 +47,7 @@ def seen(family: Family, measure: Measure, grain: Grain, relation: str) -> str:
     """A SELECT of every id of the rows in `relation`, once for each bucket and combination of dimensions: `combination` (as
     the function of that name gives it), `given` (the id) and `within` (the bits).
     """
-    finer = family.grains[family.grains.index(grain) - 1]
+    finer = FINER[grain]
     kind = "INTEGER" if grain is Grain.DAY else "BIGINT"
     bit = f"CAST(1 AS {kind}) << CAST({_into(grain)} // {MICROSECONDS[finer]} AS {kind})"
     dimensions = (f"({d.expr})" for d in family.dimensions)
@@ -82,7 +82,7 @@ class SetBuilder:
 
     def with_sets(self, grain: Grain, states: str, parameters: dict[str, int]) -> str:
         """A SELECT of what `states` selects (a span's rows of the grain), with the sets of the rows in `source`, unsorted."""
-        self._execute(f"CREATE OR REPLACE TEMP TABLE cells AS {states}", {})
+        self._execute(f"CREATE OR REPLACE TEMP TABLE cells AS {states}", parameters)
         joins, columns = "", ["cells.*"]
         for n, (measure, query) in enumerate(zip(sets_of(self._family), self._family.queries.sets[grain], strict=True)):
             self._execute(f"CREATE OR REPLACE TEMP TABLE seen AS {query}", parameters)

@@ -38,7 +38,7 @@ _MOST_LISTED = 10_000
 Limit = Annotated[int, Query(ge=1, le=_MOST_LISTED, description="At most so many, the newest.")]
 _FIGURES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The columns `ts` (start of the bucket), one for each `by`, and `value`.",
+        "description": "The columns `ts` (start of the bucket), one for each `by`, with `top` also `rank`, and `value`.",
         "content": {
             "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
             "text/csv": {"schema": {"type": "string"}},
@@ -79,6 +79,10 @@ async def query(
     aggregate: Annotated[
         str | None, Query(max_length=16, description="Of recorded points: avg, sum, min, max, last, count, p50, p95, p99.")
     ] = None,
+    top: Annotated[
+        int | None,
+        Query(ge=1, le=1_000, description="Of the first `by` so many elements, the greatest over the range; the others are one."),
+    ] = None,
     tenant: TenantParameter = None,
     format: Annotated[str | None, Query(description="json, csv or arrow (an IPC stream). Default: what Accept says.")] = None,
 ) -> Response:
@@ -90,7 +94,7 @@ async def query(
     if begin and end and _moment(begin) > _moment(end):
         raise UserError(f"from={from_} is after to={to}")
     named = await who.service.in_thread(who.tenant, tenant)
-    asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, since, until)
+    asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, since, until, top)
     body = await who.service.queries.run(named, asked, answer_as, who.exchange.client_gone())
     return Response(body, media_type=MEDIA[answer_as])
 
@@ -226,7 +230,7 @@ def _declared(metric: Metric, family: str, catalogue: Any) -> MetricDocument:
         owner=metric.owner,
         synonyms=list(metric.synonyms),
         family=family,
-        dimensions=[d.name for d in catalogue.family_of(metric).dimensions],
+        dimensions=[d.name for d in catalogue.dimensions_of(metric)],
         recorded=False,
     )
 

@@ -30,7 +30,7 @@ StoredDays = dict[tuple[str, str, dt.date], DayContent]
 def stored_days(installation: Installation) -> StoredDays:
     """What each tenant's raw and aggregate tables hold, by day."""
     families = catalogue(None).families
-    tables = [*EVENT_TABLES, *(family.table(grain) for family in families for grain in ("hour", "day"))]
+    tables = [*EVENT_TABLES, *(family.table(grain) for family in families for grain in family.grains)]
     return {
         (tenant, table.path, day): found
         for tenant in TENANTS

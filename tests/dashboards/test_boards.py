@@ -30,7 +30,7 @@ def test_a_board_names_each_of_its_metrics_once(catalogue: Catalogue) -> None:
 @pytest.mark.parametrize(
     ("panels", "said"),
     [
-        ("  - figures: [streems]\n", "mine.yaml:5: no metric 'streems'; did you mean 'streams'?"),
+        ("  - figures: [streems]\n", "mine.yaml:5: no metric 'streems'; did you mean 'streams' or 'track_streams'?"),
         ("  - trend: streams\n    figures: [plays]\n", "mine.yaml:5: 0: a panel is one of figures, trend"),
         ("  - title: Nothing\n", "this one has none"),
         (

@@ -287,19 +287,19 @@ semantic_models:
     owner: content
     dimensions: [{name: artist, description: Artist.}]
     measures:
-      - {name: artist_streams, agg: sum_boolean, expr: not_counted_own is null, description: Streams.}
-      - {name: artist_listeners, agg: count_distinct, expr: listener_id, description: Listeners.}
+      - {name: own_artist_streams, agg: sum_boolean, expr: not_counted_own is null, description: Streams.}
+      - {name: own_artist_listeners, agg: count_distinct, expr: listener_id, description: Listeners.}
 metrics:
-  - name: artist_listeners
+  - name: own_artist_listeners
     description: Listeners.
     type: simple
-    type_params: {measure: artist_listeners}
+    type_params: {measure: own_artist_listeners}
     unit: listeners
     direction: neutral
-  - name: artist_streams
+  - name: own_artist_streams
     description: Streams.
     type: simple
-    type_params: {measure: artist_streams}
+    type_params: {measure: own_artist_streams}
     unit: streams
     direction: neutral
   - name: own_share
@@ -315,8 +315,11 @@ metrics:
         figures.catalogue = load_catalogue(folder)
         rows = [{"ts": "2026-01-31 10:00", "listener_id": "ann", "track_id": "t", "ms_played": 90_000} for _ in range(5)]
         figures.write("plays", [{**row, "artist": "A" if n < 2 else "B"} for n, row in enumerate(rows)])
-        assert figures.ask("artist_streams", by=("artist",)) == [("2026-01-31 00:00", "A", 2.0), ("2026-01-31 00:00", "B", 1.0)]
-        assert figures.value("artist_listeners") == 1
+        assert figures.ask("own_artist_streams", by=("artist",)) == [
+            ("2026-01-31 00:00", "A", 2.0),
+            ("2026-01-31 00:00", "B", 1.0),
+        ]
+        assert figures.value("own_artist_listeners") == 1
         assert figures.value("own_share") == 3 / 5
 
 
@@ -332,13 +335,12 @@ def test_the_examples_of_the_documentation_load(tmp_path: Path) -> None:
 
 
 def test_lineage_of_a_count_is_the_columns_that_its_verdict_reads(own: Catalogue) -> None:
-    family = own.family("counting")
-    assert source_columns(own.metric("streams_spotify_30s"), family) == (
+    assert source_columns(own.metric("streams_spotify_30s"), own) == (
         "raw/plays.format", "raw/plays.ms_played", "raw/plays.ts",
     )  # fmt: skip
-    capped = source_columns(own.metric("streams_own"), family)
+    capped = source_columns(own.metric("streams_own"), own)
     assert {"raw/plays.listener_id", "raw/plays.track_id", "raw/plays.play_id"} <= set(capped)
-    assert "raw/plays.device" in source_columns(own.metric("artificial_plays"), family)
+    assert "raw/plays.device" in source_columns(own.metric("artificial_plays"), own)
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))

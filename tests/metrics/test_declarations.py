@@ -169,9 +169,17 @@ WRONG = {
     ),
     "unknown measure": (SIMPLE + "\n      measure: playz\n", r":8: no measure 'playz'; did you mean 'plays'"),
     "unknown in ratio": (RATIO + "{numerator: playz, denominator: plays}\n", r":7: no metric or measure 'playz'"),
-    "two tables": (
-        RATIO + "{numerator: api_errors, denominator: plays}\n",
-        r":2: metric 'm' mixes the semantic models api and listening",
+    "kpi of two tables": (
+        RATIO + "{numerator: api_errors, denominator: plays}\n    kpi: true\n",
+        r":2: metric 'm' is put together from several answers, which a KPI cannot be",
+    ),
+    "concentration of a set": (
+        METRIC + "    type: concentration\n    type_params: {measure: listeners, dimension: country}\n",
+        r":7: measure 'listeners' is count_distinct, whose figures do not add up; concentration takes count, sum",
+    ),
+    "concentration over nothing": (
+        METRIC + "    type: concentration\n    type_params: {measure: plays, dimension: county}\n",
+        r":7: no dimension 'county' in the semantic model 'listening'; did you mean 'country'",
     ),
     "percentile missing": (SIMPLE + "{measure: api_latency_ms}\n", r":7: .*is a distribution; add percentile"),
     "percentile too much": (SIMPLE + "{measure: plays, percentile: 0.5}\n", r":7: .*is no distribution"),

@@ -18,7 +18,7 @@ import yaml
 
 from analytics_dagster.cli import main
 from analytics_dagster.errors import UserError
-from analytics_dagster.metrics.declarations import Catalogue, MeasureFigure, Retention, figures
+from analytics_dagster.metrics.declarations import Catalogue, MeasureFigure, Retention, figures, leaves
 from analytics_dagster.metrics.export import ExportFormat, export_text
 from analytics_dagster.metrics.export.dialects import ansi_sql, databricks_sql, duckdb_sql, rewritten
 from analytics_dagster.metrics.load import load_catalogue
@@ -216,8 +216,12 @@ class TestMetricFlow:
 
     def test_every_metric_and_measure_is_there_or_told_as_left_out(self, catalogue: Catalogue) -> None:
         text, document = exported(catalogue, ExportFormat.METRICFLOW)
+        composed = {m.name for m in catalogue.metrics if m.composed}
+        seen = {m.name for m in catalogue.metrics if any(leaf.seen for leaf in leaves(m.formula))}
+        assert {"artist_save_rate", "artist_followers"} < composed
+        assert "artist_super_listeners" in seen
         retention = {m.name for m in catalogue.metrics if any(isinstance(leaf, Retention) for leaf in figures(m.formula))}
-        kept = retention | judged(catalogue)
+        kept = retention | judged(catalogue) | composed | seen
         assert told(text, "metric") == kept
         counts = judged(catalogue) - {"artificial_share"}
         assert told(text, "measure") == {"points_last", "points_increase", "points_spread"} | counts
@@ -307,7 +311,9 @@ class TestOsi:
         text, document = exported(catalogue, ExportFormat.OSI)
         (model,) = document["semantic_model"]
         of_days = {
-            m.name for m in catalogue.metrics if any(not isinstance(f, MeasureFigure) or f.window for f in figures(m.formula))
+            m.name
+            for m in catalogue.metrics
+            if m.composed or any(not isinstance(f, MeasureFigure) or f.window for f in figures(m.formula))
         } | judged(catalogue)
         assert told(text, "metric") == of_days
         assert set(named(model["metrics"])) == {m.name for m in catalogue.metrics} - of_days

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from analytics_dagster.metrics.declarations import Catalogue
+from tests.metrics import content_by_hand
 
 if TYPE_CHECKING:
     from tests.metrics.conftest import Figures
@@ -25,6 +26,16 @@ PLAYS = [
     ("cem", "US", None, None, 5_000, 200_000, "trackerror", True),
     ("cem", "US", None, None, 5_000, None, None, True),
     (None, "US", None, None, None, None, None, None),
+]
+
+
+INTERACTIONS = [
+    {"listener_id": who, "event": event, "track_id": "t", "artist_id": "a"}
+    for who, event in [
+        *(("ann", event) for event in ("save", "save", "playlist_add", "share", "follow", "invite")),
+        *(("bob", event) for event in ("save", "unsave", "playlist_remove", "share", "share", "share", "follow", "unfollow")),
+        *(("cem", event) for event in ("discover", "follow", "invite", "join")),
+    ]
 ]
 
 
@@ -86,6 +97,7 @@ def all_sources(listening: Figures) -> Figures:
             {"ts": ts, "host": "b", "cpu_percent": math.nan, "memory_percent": None, "disk_percent": None, "network_bytes": None},
         ],
     )
+    listening.write("interactions", [{"ts": ts, **done} for done in INTERACTIONS])
     restated = [
         # day, share, of one value of a dimension
         (dt.date(2026, 1, 3), 0.25, None),
@@ -154,6 +166,20 @@ BY_HAND = {
     "disk_usage_percent": 70.5,
     "disk_usage_max_percent": 71,
     "network_bytes": 15,
+    "saves": 3,
+    "playlist_adds": 1,
+    "removals": 2,  # one unsaved, one taken off a playlist
+    "removal_ratio": 2 / (3 + 1),
+    "content_shares": 4,
+    "discoveries": 1,
+    "discoveries_per_share": 1 / 4,
+    "follows": 3,
+    "net_follows": 3 - 1,
+    "invitations": 2,
+    "invitation_conversion": 1 / 2,
+    "daily_savers": 2,
+    "daily_sharers": 2,
+    "interacting_listeners": 3,
     "restated_figures": 4,
     "restated_days": 2,
     "largest_restatement": 0.25,
@@ -165,6 +191,7 @@ ROLLING = {
     "monthly_streams": 5,
     "monthly_payers": 2,
     "monthly_revenue": 2_498,
+    "monthly_savers": 2,
     "mrr": 2_498,
     "subscribers": 2,
     "arpu": 2_498 / 2,
@@ -200,7 +227,7 @@ WITHIN_ONE_PERCENT = {
 
 
 def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
-    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, MONTH_BEFORE, WITHIN_ONE_PERCENT)
+    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, MONTH_BEFORE, WITHIN_ONE_PERCENT, content_by_hand.ALL)
     assert sorted(m.name for m in catalogue.metrics) == sorted(name for part in parts for name in part)
 
 

@@ -149,3 +149,18 @@ def test_own_declarations_are_in_the_list(analytics: Analytics, tmp_path: Path, 
     status, out, _ = analytics("metrics", "show", "half", "--json")
     assert status == 0
     assert json.loads(out)["declared_in"].endswith("own.yaml:1")
+
+
+def test_a_board_has_a_rank_and_sums_to_the_total(analytics: Analytics, acme: Installation) -> None:
+    board = ("query", "artist_streams_by_place", "--tenant", "acme", "--by", "country", "--top", "1", "--grain", "month")
+    assert analytics(*board, "--format", "csv")[1] == (
+        b"ts,country,rank,value\n2026-01-01T00:00:00Z,DE,1,1\n2026-01-01T00:00:00Z,Other,,1\n"
+    )
+    assert json.loads(analytics(*board, "--format", "json")[1])[1] == {
+        "ts": "2026-01-01T00:00:00Z",
+        "country": "Other",
+        "rank": None,
+        "value": 1,
+    }
+    status, _, err = analytics("query", "artist_streams_by_place", "--tenant", "acme", "--top", "1")
+    assert (status, err) == (2, "analytics: top needs a dimension whose elements are ranked; split by one\n")

@@ -96,6 +96,19 @@ def test_what_has_no_periods_is_not_split_by_them(figures: Figures) -> None:
         figures.ask("day_1_retention", grain="hour")
 
 
+def test_elements_are_ranked_in_the_triangle_and_periods_are_not(figures: Figures) -> None:
+    figures.write("plays", [play(0, "ann"), play(0, "bob", "US"), play(1, "ann"), play(2, "dan", "FR")])
+    told = figures.ask("day_1_retention", by=("country", "period"), top=1, last=FIRST)
+    assert told == [
+        (at(0), "DE", "0", 1, 1.0),
+        (at(0), "DE", "1", 1, 1.0),
+        (at(0), "Other", "0", None, 1.0),
+        (at(0), "Other", "1", None, 0.0),
+    ]
+    with pytest.raises(UserError, match="top ranks the elements of a dimension, not periods; split by a dimension before"):
+        figures.ask("day_1_retention", by=("period", "country"), top=1)
+
+
 PLAYS = st.lists(
     st.tuples(st.integers(0, 40), st.sampled_from(["ann", "bob", "cem", None]), st.sampled_from(["DE", "US", None])),
     min_size=1,

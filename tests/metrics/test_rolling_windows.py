@@ -207,6 +207,68 @@ metrics:
         load_catalogue(declare(text.replace("7 days", "1 month").replace("api_latency_ms", "api_requests")))
 
 
+SEEN = """
+metrics:
+  - name: regulars
+    description: Listeners on two or three days of five.
+    type: cumulative
+    type_params: {measure: listeners, cumulative_type_params: {window: 5 days}, seen_on: {at_least: 2, at_most: 3}}
+    unit: listeners
+    direction: neutral
+"""
+
+
+@settings(max_examples=20)
+@given(plays=st.lists(st.tuples(st.integers(0, 14), st.sampled_from(["ann", "bob", "cem"])), min_size=1, max_size=30))
+def test_who_counts_by_the_days_on_which_he_came_is_counted_on_those_days(
+    plays: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from tests.metrics.conftest import Figures
+
+    folder = tmp_path_factory.mktemp("seen")
+    (folder / "own.yaml").write_text(SEEN, encoding="utf-8")
+    figures = Figures(Lake(str(folder / "lake"), folder / "locks").tenant("acme"), load_catalogue(folder))
+    figures.write("plays", [play(day, who) for day, who in plays])
+    days = range(min(day for day, _ in plays), max(day for day, _ in plays) + 1)
+    expected = []
+    for day in days:
+        inside = {who: len({d for d, w in plays if w == who and day - 5 < d <= day}) for _, who in plays}
+        regulars = sum(1 for n in inside.values() if 2 <= n <= 3)
+        expected += [(at(day), regulars)] if regulars else []
+    assert figures.ask("regulars") == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("measure: listeners", "measure: streams"), "seen_on is for count_distinct"),
+        (("at_most: 3", "at_most: 1"), "at_most 1 below at_least 2; nobody can be both"),
+        (("cumulative_type_params: {window: 5 days}, ", ""), "seen_on counts days of a window; add cumulative_type_params"),
+    ],
+)
+def test_days_that_cannot_be_counted_are_refused(change: tuple[str, str], message: str, declare: Callable[[str], Path]) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        load_catalogue(declare(SEEN.replace(*change)))
+
+
+def test_who_came_on_so_many_days_is_told_as_it_was_some_days_before_too(declare: Callable[[str], Path], tmp_path: Path) -> None:
+    from tests.metrics.conftest import Figures
+
+    before = """
+  - name: regulars_then
+    description: The same, two days before.
+    type: derived
+    type_params: {expr: earlier, metrics: [{name: regulars, offset_window: 2 days, alias: earlier}]}
+    unit: listeners
+    direction: neutral
+"""
+    own = load_catalogue(declare(SEEN.rstrip("\n") + before))
+    figures = Figures(Lake(str(tmp_path / "lake"), tmp_path / "locks").tenant("acme"), own)
+    figures.write("plays", [play(0, "ann"), play(1, "ann"), play(8, "bob")])
+    assert figures.ask("regulars") == [(at(day), 1) for day in range(1, 5)]
+    assert figures.ask("regulars_then") == [(at(day), 1) for day in range(3, 7)]
+
+
 GROWTH = """
 metrics:
   - name: growth

@@ -92,8 +92,7 @@ def test_the_gap_is_a_setting(figures: Figures) -> None:
 
 
 def test_a_session_is_made_from_the_columns_that_make_it(catalogue: Catalogue) -> None:
-    family = catalogue.family("sessions")
-    of = {name: source_columns(catalogue.metric(name), family) for name in ("sessions", "session_length")}
+    of = {name: source_columns(catalogue.metric(name), catalogue) for name in ("sessions", "session_length")}
     assert of["sessions"] == ("raw/plays.listener_id", "raw/plays.ms_played", "raw/plays.play_id", "raw/plays.ts")
     assert of["session_length"] == of["sessions"]
 

@@ -51,6 +51,14 @@ _COMMON: dict[str, Callable[[int], Row]] = {
         "disk_percent": 10.0,
         "network_bytes": 1_000,
     },
+    "interactions": lambda n: {
+        "listener_id": f"u{n % 100}",
+        "event": ("save", "share", "follow", "playlist_add")[n % 4],
+        "track_id": None if n % 4 == 2 else f"t{n % 700}",
+        "artist_id": f"a{n % 70}",
+        "country": "BE",
+        "tier": "free",
+    },
 }
 
 

@@ -116,6 +116,12 @@ CASES = [
     Case(schemas.SYSTEM_SAMPLES, "percentages_are_possible", some(0.02, disk_percent=float("nan")), 48),
     Case(schemas.SYSTEM_SAMPLES, "percentages_are_possible", some(0.02, memory_percent=-1.0), 48),
     Case(schemas.SYSTEM_SAMPLES, "traffic_is_not_negative", first(network_bytes=-1), 1),
+    Case(schemas.INTERACTIONS, "rows_arrived", lambda rows: rows[::4], None),
+    Case(schemas.INTERACTIONS, "keys_are_unique", told_twice("event_id"), 2),
+    Case(schemas.INTERACTIONS, "listener_is_known", some(0.1, listener_id=""), 240),
+    Case(schemas.INTERACTIONS, "event_is_known", some(0.02, event="like"), 48),
+    Case(schemas.INTERACTIONS, "content_is_named", some(0.02, track_id=None, artist_id=None), 48),
+    Case(schemas.INTERACTIONS, "codes_are_known", some(0.02, country="Belgium"), 48),
 ]
 
 

@@ -48,6 +48,16 @@ def test_a_point_that_was_acknowledged_is_in_the_next_answer(acme: httpx.Client)
     assert figure(acme, name, where='region="eu"') == 0
 
 
+def test_a_board_has_the_greatest_elements_and_all_others_as_one(acme: httpx.Client) -> None:
+    name = unique("queue_depth")
+    sizes = {"us": 5, "eu": 7, "asia": 2, "it's": 1}
+    points = [{"name": name, "value": value, "labels": {"region": region}} for region, value in sizes.items()]
+    assert acme.post(ROUTE, json=points).status_code == 202
+    asked = {"metric": name, "grain": "total", "by": "region", "aggregate": "sum", "top": 2}
+    board = acme.get("/analytics/query", params=asked).json()
+    assert [(row["region"], row["rank"], row["value"]) for row in board] == [("eu", 1, 7), ("us", 2, 5), ("Other", None, 3)]
+
+
 def arrow_body(name: str, values: list[float]) -> bytes:
     now = int(time.time() * 1_000_000)
     table = pa.table(
@@ -105,6 +115,8 @@ def test_answers_come_as_json_csv_and_arrow(acme: httpx.Client) -> None:
         ({"metric": "plays", "from": "2026-03-02", "to": "2026-03-01"}, 400),
         ({"metric": "plays", "where": "country"}, 400),
         ({"metric": "plays", "by": "shoe_size"}, 404),
+        ({"metric": "plays", "top": "3"}, 400),
+        ({"metric": "plays", "by": "country", "top": "0"}, 400),
         ({"metric": "plays", "format": "xml"}, 400),
         ({"metric": "plays", "tenant": "borealis"}, 404),
     ],

@@ -114,6 +114,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ad_impressions": {"ts": "2024-05-31T18:30:00Z", "filled": True, "revenue_micros": 5000},
     "api_requests": {"ts": "2024-05-31T18:30:00Z", "endpoint": "/play", "status": 200, "latency_us": 1200},
     "system_samples": {"ts": "2024-05-31T18:30:00Z", "host": "h", "cpu_percent": 12.5},
+    "interactions": {"ts": "2024-05-31T18:30:00Z", "listener_id": "1", "event": "save", "track_id": "t"},
     "users": {"user_id": 39, "tier": "premium", "registered": "2006-08-13"},
     "tracks": {"track_id": "t", "title": "T", "duration_ms": 1000, "released": "2006-08-13"},
     "artists": {"id": 1, "name": "MALICE MIZER"},
@@ -130,6 +131,12 @@ def test_every_table_takes_its_own_columns(take: Take, table: str) -> None:
     assert pa.Table.from_pylist([{k: v for k, v in row.items() if k != "tenant"}], schema=schema.arrow).num_rows == 1
 
 
+def test_an_interactions_headers_may_be_an_apps_own(take: Take) -> None:
+    [row], refused = take("interactions", "ts,User ID,action,track_id\n2024-05-31T18:30:00Z,7,playlist_add,t\n")
+    assert not refused
+    assert (row["listener_id"], row["event"], row["track_id"]) == ("7", "playlist_add", "t")
+
+
 def test_labels_are_canonical_json(take: Take) -> None:
     [row], _ = take("metrics", json.dumps(ROWS["metrics"]))
     assert row["labels"] == '{"a":"1","b":"2"}'
@@ -144,6 +151,8 @@ def test_labels_are_canonical_json(take: Take) -> None:
         ("subscriptions", {"event": "pause"}, "event"),
         ("subscriptions", {"listener_id": ""}, "listener_id"),
         ("ad_impressions", {"filled": None}, "filled"),
+        ("interactions", {"event": "like"}, "event"),
+        ("interactions", {"listener_id": None}, "listener_id"),
         ("users", {"user_id": " "}, "user_id"),
         ("users", {"registered": "x"}, "registered"),
     ],

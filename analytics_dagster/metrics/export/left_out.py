@@ -18,6 +18,7 @@ from analytics_dagster.metrics.declarations import (
     PerSecond,
     Ratio,
     Retention,
+    Summary,
     figures,
     leaves,
 )
@@ -49,7 +50,9 @@ def measure_without_counterpart(measure: Measure) -> LeftOut | None:
 
 def metric_without_counterpart(metric: Metric, family: Family) -> LeftOut | None:
     """Why a metric cannot be exported in any format, or None where it can."""
-    reason = _reason(metric.formula, family)
+    reason = (
+        "it is made from several answers, which are put together here" if metric.composed else _reason(metric.formula, family)
+    )
     return LeftOut("metric", metric.name, reason) if reason else None
 
 
@@ -59,6 +62,8 @@ def _reason(formula: Formula, family: Family) -> str | None:
             return f"it reads the measure {measure.name}, and {told.reason}"
     if any(leaf.newest for leaf in leaves(formula)):
         return "the newest value is no aggregation there"
+    if any(leaf.seen for leaf in leaves(formula)):
+        return "on how many days an id was seen is not counted there"
     if any(isinstance(leaf, Retention) for leaf in figures(formula)):
         return "who came back is no type of metric there"
     if _per_second(formula):
@@ -70,7 +75,7 @@ def _per_second(formula: Formula) -> bool:
     match formula:
         case PerSecond():
             return True
-        case MeasureFigure() | Conversion() | Retention():
+        case MeasureFigure() | Conversion() | Retention() | Summary():
             return False
         case Ratio(numerator, denominator):
             return _per_second(numerator) or _per_second(denominator)

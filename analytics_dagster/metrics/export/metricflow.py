@@ -30,6 +30,7 @@ from analytics_dagster.metrics.declarations import (
     PerSecond,
     Ratio,
     Retention,
+    Summary,
     leaves,
 )
 from analytics_dagster.metrics.export import left_out
@@ -251,10 +252,8 @@ class MetricFlow:
                     "window": f"{window} day{'s' if window > 1 else ''}",
                 }
                 return "conversion", {"conversion_type_params": within}
-            case Retention():
-                raise ValueError("retention has no counterpart and is left out")
-            case PerSecond():
-                raise ValueError("a rate per second has no counterpart and is left out")
+            case Retention() | PerSecond() | Summary():
+                raise ValueError(f"{formula} has no counterpart and is left out")
 
 
 def _offset(formula: Formula) -> int:

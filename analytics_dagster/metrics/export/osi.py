@@ -27,6 +27,7 @@ from analytics_dagster.metrics.declarations import (
     PerSecond,
     Ratio,
     Retention,
+    Summary,
     figures,
     leaves,
 )
@@ -147,10 +148,8 @@ class _Dataset:
                 plain = (exp.AggFunc, exp.WithinGroup)
                 closed = {name: tree if isinstance(tree, plain) else exp.paren(tree) for name, tree in names.items()}
                 return rewritten(expr, self._parameters, closed)
-            case Conversion() | Retention():
-                raise ValueError("what looks at later days has no expression and is left out")
-            case PerSecond():
-                raise ValueError("a rate per second has no counterpart and is left out")
+            case Conversion() | Retention() | PerSecond() | Summary():
+                raise ValueError(f"{formula} has no counterpart and is left out")
 
     def _aggregate(self, measure: Measure, percentile: float | None) -> exp.Expr:
         import sqlglot

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analytics_dagster.errors import UnreadableFileError
-from analytics_dagster.lake.schemas import BY_NAME, CATALOGUE_TABLES, PLAYS, Column, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, CATALOGUE_TABLES, INTERACTION_EVENTS, PLAYS, Column, TableSchema
 from analytics_dagster.sources.files import SourceFile, SourceStream, is_parquet, uncompressed_name
 from analytics_dagster.sources.identity import artist_id, event_id, track_id
 from analytics_dagster.sources.json_objects import decode_any, json_outcomes
@@ -34,11 +34,13 @@ _ALIASES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tracks": {"track_id": ("id",), "title": ("track", "name", "track_name"), "artist": ("artist_name",)},
     "artists": {"artist_id": ("id",), "name": ("artist", "artist_name")},
     "playlists": {"playlist_id": ("id",)},
+    "interactions": {"event": ("action", "interaction"), "listener_id": ("user_id", "userid")},
 }
 """Other people's headers for our columns, after our own. `#id` is how the Last.fm 1K profiles begin."""
 
 _ALLOWED: Mapping[tuple[str, str], frozenset[str]] = {
     ("subscriptions", "event"): frozenset({"signup", "trial", "upgrade", "renewal", "downgrade", "cancel", "reactivate"}),
+    ("interactions", "event"): frozenset(INTERACTION_EVENTS),
     ("metrics", "type"): frozenset({"gauge", "counter", "histogram", "timer"}),
 }
 

@@ -11,10 +11,19 @@ from datetime import date, timedelta
 import numpy as np
 import pyarrow as pa
 
-from analytics_dagster.lake.schemas import AD_IMPRESSIONS, API_REQUESTS, METRICS, PLAYS, SUBSCRIPTIONS, SYSTEM_SAMPLES
+from analytics_dagster.lake.schemas import (
+    AD_IMPRESSIONS,
+    API_REQUESTS,
+    INTERACTIONS,
+    METRICS,
+    PLAYS,
+    SUBSCRIPTIONS,
+    SYSTEM_SAMPLES,
+)
 from analytics_dagster.sources.simulation.columns import FORMAT, chosen, constant, identities, moments, numbers, table, text
 from analytics_dagster.sources.simulation.commerce import ad_impressions, subscriptions
 from analytics_dagster.sources.simulation.incidents import Incident, IncidentKind
+from analytics_dagster.sources.simulation.interactions import interactions
 from analytics_dagster.sources.simulation.listening import Plays, listen
 from analytics_dagster.sources.simulation.population import Population
 from analytics_dagster.sources.simulation.randomness import Flags, stream
@@ -39,6 +48,7 @@ def simulate_day(population: Population, day: date) -> dict[str, pa.Table]:
         AD_IMPRESSIONS.name: ad_impressions(population, day, plays),
         API_REQUESTS.name: api_requests(population, day, heard),
         SYSTEM_SAMPLES.name: system_samples(population, day, plays),
+        INTERACTIONS.name: interactions(population, day, plays),
     }
 
 

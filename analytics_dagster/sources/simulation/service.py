@@ -175,19 +175,40 @@ def _base_load(host: str) -> float:
     return {"api": 16.0, "db": 22.0, "worker": 12.0}[host.split("-")[0]]
 
 
-def recorded_points(population: Population, day: date, plays: Plays) -> pa.Table:
-    """Points of `shares` (a counter that begins at 0 on each day: how many so far, at each share) and of `user_engagement_rate`
-    (a gauge, every hour).
-    """
+@dataclass(frozen=True)
+class Shares:
+    """Tracks that were shared on a day: the play during which, how, and when in milliseconds since midnight."""
+
+    which: Ints
+    channel: Ints
+    when: Ints
+
+
+def shares(population: Population, day: date, plays: Plays) -> Shares:
+    """What listeners shared, in order of the plays; a viral hit is shared far more than others."""
+    return _shares(population, day, plays)[0]
+
+
+def _shares(population: Population, day: date, plays: Plays) -> tuple[Shares, np.random.Generator]:
+    """With the generator behind it, which the other points of the day go on with."""
     parameters = population.parameters
     rng = stream(parameters.seed, parameters.tenant, "points", parameters.day_number(day))
     shared = rng.random(len(plays), dtype=np.float32) < _share_chance(population, day, plays)
     which = np.flatnonzero(shared)
-    channels = pick(rng, [share for _, share in SHARE_CHANNELS], len(which)).astype(np.int64)
+    channel = pick(rng, [share for _, share in SHARE_CHANNELS], len(which)).astype(np.int64)
+    when = np.minimum(plays.ts[which] + rng.integers(2_000, 60_000, len(which)), DAY_MS - 1)
+    return Shares(which, channel, when), rng
+
+
+def recorded_points(population: Population, day: date, plays: Plays) -> pa.Table:
+    """Points of `shares` (a counter that begins at 0 on each day: how many so far, at each share) and of `user_engagement_rate`
+    (a gauge, every hour).
+    """
+    sent, rng = _shares(population, day, plays)
     combinations = [(channel, country) for country in population.countries for channel, _ in SHARE_CHANNELS]
     labels = [f'{{"channel":"{channel}","country":"{country}"}}' for channel, country in combinations]
-    label = population.listeners.country[plays.member[which]].astype(np.int64) * len(SHARE_CHANNELS) + channels
-    when = np.minimum(plays.ts[which] + rng.integers(2_000, 60_000, len(which)), DAY_MS - 1)
+    label = population.listeners.country[plays.member[sent.which]].astype(np.int64) * len(SHARE_CHANNELS) + sent.channel
+    when = sent.when
     so_far = _so_far(label, when)
     every = np.arange(len(labels))
     label, when = np.concatenate([every, label]), np.concatenate([np.zeros(len(labels), np.int64), when])

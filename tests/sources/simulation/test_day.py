@@ -213,6 +213,55 @@ def test_latency_differs_by_endpoint_and_has_a_long_tail(ordinary: dict[str, pa.
         assert np.percentile(latency, 95) > 1.8 * np.median(latency)
 
 
+def test_what_is_done_to_content_is_done_by_whoever_plays_it(ordinary: dict[str, pa.Table], aurora: Population) -> None:
+    done = ordinary["interactions"].to_pylist()
+    plays = {(play["listener_id"], play["track_id"]): play["artist_id"] for play in ordinary["plays"].to_pylist()}
+    kinds = Counter(row["event"] for row in done)
+    assert all(kinds[event] > 0 for event in ("save", "playlist_add", "share", "discover", "follow")), kinds
+    assert 0.005 < kinds["save"] / len(ordinary["plays"]) < 0.02
+    for row in done:
+        if row["track_id"] is not None:
+            assert plays[row["listener_id"], row["track_id"]] == row["artist_id"]
+        assert (row["channel"] is not None) == (row["event"] in ("share", "invite"))
+        assert (row["playlist_id"] is not None) == (row["event"] == "playlist_remove")
+
+
+def test_shares_are_those_that_the_recorded_counter_counts(aurora: Population) -> None:
+    for offset in (0, 30, 60):
+        day = simulate_day(aurora, FIRST + timedelta(days=offset))
+        points = [p for p in day["metrics"].to_pylist() if p["name"] == "shares" and p["value"] > 0]
+        shares = [row for row in day["interactions"].to_pylist() if row["event"] == "share"]
+        assert sorted(p["ts"] for p in points) == sorted(row["ts"] for row in shares)
+
+
+def test_a_discovery_follows_another_listeners_share_of_that_track(aurora: Population) -> None:
+    found = 0
+    for offset in range(0, 90, 6):
+        done = simulate_day(aurora, FIRST + timedelta(days=offset))["interactions"].to_pylist()
+        shared = [row for row in done if row["event"] == "share"]
+        for row in (row for row in done if row["event"] == "discover"):
+            found += 1
+            earlier = {s["listener_id"] for s in shared if s["track_id"] == row["track_id"] and s["ts"] < row["ts"]}
+            assert earlier - {row["listener_id"]}
+    assert found > 10
+
+
+def test_nobody_follows_an_artist_twice_or_lets_go_of_one_unfollowed(aurora: Population) -> None:
+    following: set[tuple[str, str]] = set()
+    seen = Counter[str]()
+    for offset in range(90):
+        for row in simulate_day(aurora, FIRST + timedelta(days=offset))["interactions"].to_pylist():
+            pair = row["listener_id"], row["artist_id"]
+            seen[row["event"]] += 1
+            if row["event"] == "follow":
+                assert pair not in following
+                following.add(pair)
+            elif row["event"] == "unfollow":
+                following.remove(pair)
+    assert seen["follow"] > seen["unfollow"] > 0
+    assert seen["join"] > 0
+
+
 def test_a_large_service_keeps_a_sample_of_its_requests() -> None:
     day = simulate_day(world(0, users=8_000, through=FIRST), FIRST)
     assert day["api_requests"].num_rows < 0.5 * day["plays"].num_rows
