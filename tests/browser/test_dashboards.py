@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
-BOARDS = ("overview", "engagement", "content", "revenue", "technical", "quality", "forecasts", "alerts")
+BOARDS = ("overview", "engagement", "retention", "content", "revenue", "artists", "technical", "quality", "forecasts", "alerts")
 WORSE = ("serious", "critical")
 
 

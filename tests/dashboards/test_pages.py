@@ -24,7 +24,7 @@ from analytics_dagster.errors import UserError
 from analytics_dagster.metrics.declarations import Catalogue
 
 VOID = {"meta", "link", "input", "br", "img"}
-BOARDS = ("overview", "engagement", "content", "revenue", "technical", "quality", "forecasts", "alerts")
+BOARDS = ("overview", "engagement", "retention", "content", "revenue", "artists", "technical", "quality", "forecasts", "alerts")
 
 
 class Markup(html.parser.HTMLParser):
