@@ -238,8 +238,8 @@ def detect_dialect(sample: bytes) -> Dialect:
     Bare carriage returns end lines in old files and stand inside fields in others: only the file itself tells.
     """
     carriage, feed, both = sample.count(b"\r"), sample.count(b"\n"), sample.count(b"\r\n")
-    if not carriage or carriage == both:
-        ends = [b"\n"]
+    if not carriage or carriage == both or b"\n" in sample.partition(b"\r")[0]:
+        ends = [b"\n"]  # whatever comes later: a first line that a feed ends
     elif not feed:
         ends = [b"\r"]
     else:

@@ -247,7 +247,7 @@ def test_a_parameter_that_a_route_does_not_have_is_refused_by_name(server: Runni
     assert acme.post("/analytics/metrics?partial=true&tenant=acme", json=row).status_code == 202
     wrong = acme.get("/analytics/query", params={"metric": name, "form": "2026-01-01", "x" * 500: "1"}).json()
     assert [error["field"] for error in wrong["errors"]] == ["form", "x" * 100]
-    assert "known are metric, from, to, grain, by, where, aggregate, tenant, format" in wrong["detail"]
+    assert "known are metric, from, to, grain, by, where, aggregate, top, tenant, format" in wrong["detail"]
     for path in ("metrics", "keys", "usage", "audit", "quarantine", "restatements"):
         assert "'tennant'" in acme.get(f"/analytics/{path}", params={"tennant": "acme"}).json()["detail"], path
     with server.client(server.key(Role.PLATFORM_ADMIN)) as admin:

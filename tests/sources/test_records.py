@@ -161,3 +161,8 @@ def test_utf16_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_text_after_a_closing_quote_is_taken_along_as_csv_does() -> None:
     line = '"Heroes" (single),"a""b",c"d'
     assert split_fields(line, ",") == next(csv.reader([line])) == ["Heroes (single)", 'a"b', 'c"d']
+
+
+def test_a_first_line_that_a_feed_ends_is_the_header_whatever_dirt_comes_later() -> None:
+    sample = b"station,played_at,title,artist\n\xff\r\r\xe2w\xe2;\na,2018-01-01 10:02,T,X\n"
+    assert detect_dialect(sample) == Dialect(",", b"\n", crlf=False)
