@@ -51,7 +51,11 @@ def opened(chromium: Browser, served: Running, viewport: dict[str, int], scheme:
     )
     page = context.new_page()
     page.on("console", lambda message: said.append(message.text))
-    page.on("requestfailed", lambda request: said.append(f"{request.url}: {request.failure}"))
+    # A picture that was on its way when the next page was asked for is given up by the browser itself.
+    page.on(
+        "requestfailed",
+        lambda request: said.append(f"{request.url}: {request.failure}") if request.failure != "net::ERR_ABORTED" else None,
+    )
     return page
 
 
