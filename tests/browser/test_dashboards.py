@@ -1,6 +1,6 @@
 """Dashboards in a real browser: sign in, filter, drill, use the keys, make a dashboard and share it; with scripts and without.
 
-KEEP_SCREENSHOTS=1 writes the pictures of docs/images anew.
+KEEP_SCREENSHOTS=1 writes the picture of the page for editing in docs/images anew; that of the overview is the demo's.
 """
 
 from __future__ import annotations
@@ -89,11 +89,10 @@ def test_no_page_has_a_serious_finding_of_axe(shown: Running, chromium: Browser,
     assert found == []
 
 
-def test_filter_drill_and_back(shown: Running, chromium: Browser, tmp_path: Path) -> None:
+def test_filter_drill_and_back(shown: Running, chromium: Browser) -> None:
     from playwright.sync_api import expect
 
     with opened(shown, chromium, Role.VIEWER) as page:
-        keep(page, "overview", tmp_path)
         streams = page.locator(".figures li", has_text="Streams").first.locator(".value")
         before = streams.inner_text()
         page.get_by_role("link", name="premium", exact=True).click()
@@ -191,11 +190,9 @@ def test_a_dashboard_is_made_shared_and_closed_to_others(shown: Running, chromiu
         assert answer.status == 404
 
 
-def test_a_phone_shows_a_page_without_scrolling_sideways(shown: Running, chromium: Browser, tmp_path: Path) -> None:
+def test_a_phone_shows_a_page_without_scrolling_sideways(shown: Running, chromium: Browser) -> None:
     with opened(shown, chromium, Role.VIEWER, viewport={"width": 390, "height": 844}, is_mobile=True) as page:
         for board in BOARDS:
             page.goto(f"/dashboards/aurora/{board}")
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 390, board
-        page.goto("/dashboards/aurora/overview")
-        keep(page, "overview-phone", tmp_path)
