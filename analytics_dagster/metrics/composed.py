@@ -68,7 +68,7 @@ class Frame:
 
 
 class Plan(Protocol):
-    """What answers one leaf alone (`query.py`)."""
+    """What answers one leaf alone (`plan.py`)."""
 
     @property
     def metric(self) -> Metric: ...

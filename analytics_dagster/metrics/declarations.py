@@ -2,7 +2,7 @@
 
 A *family* is one source table with its dimensions and measures (MetricFlow calls it a semantic model). A *measure* is what
 is aggregated and kept as mergeable state; a *metric* is a figure computed from merged measures when it is asked for, so an
-average is never averaged. Reading and checking the files is `load.py`; SQL is `compile.py` and `query.py`.
+average is never averaged. Reading and checking the files is `load.py`; formulas are `formulas.py`, SQL is `compile.py` and `plan.py`.
 """
 
 from __future__ import annotations

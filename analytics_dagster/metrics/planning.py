@@ -1,0 +1,156 @@
+"""From a question to its plan: what its names mean, which state rows answer it, and which grain it may have.
+
+Whatever cannot be meant is refused here, by name, before anything is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from analytics_dagster.errors import NotFoundError, UserError
+from analytics_dagster.lake.compute import identifier, literal
+from analytics_dagster.metrics.ahead import ahead_of, days_after, days_before, newest_day
+from analytics_dagster.metrics.composed import ComposedPlan, Question, daily, parts_of
+from analytics_dagster.metrics.declarations import (
+    Aggregation,
+    Catalogue,
+    Family,
+    Grain,
+    MeasureFigure,
+    Metric,
+    Retention,
+    Summary,
+    did_you_mean,
+    leaves,
+)
+from analytics_dagster.metrics.matchers import Operator, parse_matcher
+from analytics_dagster.metrics.plan import Plan, longest_window
+from analytics_dagster.metrics.ranges import Range, reaching, state_rows
+from analytics_dagster.metrics.recorded import FAMILY as RECORDED
+from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql
+from analytics_dagster.metrics.retention import PERIOD
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from analytics_dagster.lake.lake import TenantLake
+    from analytics_dagster.metrics.query import MetricQuery
+
+_COLUMNS = ("ts", "value")
+
+
+def plan_of(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, points: RecordedPoints | None) -> Plan:
+    """`points` are what the tenant recorded; None leaves the relation to the caller, who has the rows of a declared metric."""
+    family = catalogue.family_of(metric)
+    recorded = metric.family == RECORDED and metric.name not in {m.name for m in family.metrics}
+    grain, wanted = _grain(query.grain, family, metric), Range.of(query.first, query.last, query.since, query.until)
+    matchers = tuple(parse_matcher(text) for text in query.where)
+    split = tuple(name for name in query.by if name != PERIOD or not isinstance(metric.formula, Retention))
+    if split != query.by and isinstance(metric.formula, Retention) and metric.formula.period is None:
+        raise UserError(f"metric {metric.name!r} is the size of a cohort, which has no periods")
+    named = [*split, *(m.name for m in matchers)]
+    for name in query.by:
+        if name in _COLUMNS or query.by.count(name) > 1:
+            raise UserError(f"cannot split by {name!r}: the answer already has a column of that name")
+    conditions, parameters, recent = [], [], Recent()
+    if recorded and points is not None:
+        points.require_labels(metric.name, named)
+        expressions = {name: label_sql(name) for name in named}
+        conditions.append("name = ?")
+        parameters.append(metric.name)
+        recent = points.recent
+    else:
+        expressions = {d.name: identifier(d.name) for d in family.dimensions}
+        for name in named:
+            if name not in expressions:
+                near = did_you_mean(name, expressions)
+                raise NotFoundError(f"metric {metric.name!r} has no dimension {name!r}{near}; it has {', '.join(expressions)}")
+    for matcher in matchers:
+        condition, parameter = matcher.sql(expressions[matcher.name])
+        conditions.append(condition)
+        parameters.append(parameter)
+    relation = ""
+    if points is not None:
+        stored = grain if grain in family.grains else Grain.DAY
+        read = reaching(wanted, days_before(metric.formula), days_after(metric.formula))
+        relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
+    newest = newest_day(tenant, family, wanted) if longest_window(metric.formula) or ahead_of(metric.formula) else ""
+    by_sql = tuple(expressions[name] for name in split)
+    return Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
+
+
+def counted_ahead(plan: Plan, tenant: TenantLake, connection: duckdb.DuckDBPyConnection) -> Plan:
+    """The plan with counts in place of sets, where they answer the same: by day and at most one dimension.
+
+    Days of an older version have no counts; where one of them is asked for, the sets are read.
+    """
+    windowed = {leaf.measure for leaf in leaves(plan.metric.formula) if leaf.window}
+    measures = plan.family.measures_of(plan.metric.formula)
+    sets = {m.name for m in measures if m.aggregation is Aggregation.COUNT_DISTINCT} - windowed
+    pinned = plan.by or not plan.matchers or [(m.operator, m.value > "") for m in plan.matchers] == [(Operator.EQUAL, True)]
+    if not sets or plan.grain is not Grain.DAY or not pinned or len({*plan.by, *(m.name for m in plan.matchers)}) > 1:
+        return plan
+    if ahead_of(plan.metric.formula):
+        return plan  # who went on, and who came back, is told from the sets themselves
+    assert plan.family.counts is not None
+    table, open_ended = tenant.table(plan.family.counts), plan.range.begin is plan.range.end is None
+    counts = f"(SELECT * FROM {table.sql() if open_ended else table.sql(*plan.range.days)} WHERE {plan.range.condition()})"
+    read = reaching(plan.range, days_before(plan.metric.formula), 0)
+    rows = f"({state_rows(tenant, plan.family, Grain.DAY, read, [m for m in measures if m.name not in sets])})"
+    days = f"SELECT count(DISTINCT ts) FROM {rows} WHERE {plan.range.condition()}"
+    total = f"SELECT count(*) FROM {counts} WHERE dimension IS NULL AND measure = {literal(min(sets))}"
+    [(complete,)] = connection.execute(f"SELECT ({days}) = ({total})").fetchall()
+    return replace(plan, relation=rows, counts=counts, counted=frozenset(sets)) if complete else plan
+
+
+def composed_of(
+    tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: MetricQuery, points: RecordedPoints | None
+) -> ComposedPlan[Plan]:
+    known = [d.name for d in catalogue.dimensions_of(metric)]
+    for name in [*query.by, *(parse_matcher(text).name for text in query.where)]:
+        if name not in known:
+            near, has = did_you_mean(name, known), ", ".join(known) or "none"
+            raise NotFoundError(f"metric {metric.name!r} has no dimension {name!r}{near}; it has {has}")
+    grain = _grain(query.grain, catalogue.family_of(metric), metric)
+    for other in metric.others:
+        _grain(grain, catalogue.family(other), metric)
+    plans: dict[Question, Plan] = {}
+    for leaf in parts_of(metric.formula):
+        figure = leaf.figure if isinstance(leaf, Summary) else leaf
+        measure = catalogue.measure(next(leaves(leaf)).measure)
+        apart = (measure.apart_by,) if measure.apart_by else ()
+        alone = replace(metric, family=catalogue.measured_in(measure.name).name, formula=figure, apart_by=apart, others=())
+        asked = query
+        if daily(leaf):
+            asked = replace(query, first=None, since=None, grain=Grain.DAY)
+        elif isinstance(leaf, Summary) and leaf.dimension is not None:
+            if leaf.dimension in query.by:
+                raise UserError(f"metric {metric.name!r} is told over {leaf.dimension}; do not split it by that")
+            asked = replace(query, by=(*query.by, leaf.dimension))
+        plans[leaf] = plan_of(tenant, catalogue, alone, asked, points)
+    wanted = Range.of(query.first, query.last, query.since, query.until)
+    return ComposedPlan(metric, catalogue, grain, query.by, plans, wanted)
+
+
+def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
+    try:
+        grain = Grain(value)
+    except ValueError:
+        raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
+    if grain in (Grain.MINUTE, Grain.HOUR) and Grain.HOUR not in family.grains:
+        raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
+    if grain is Grain.MINUTE and grain not in family.grains:
+        raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
+    if any(map(daily, parts_of(metric.formula))) and grain in (Grain.MINUTE, Grain.HOUR):
+        raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week, month or total, not {grain}")
+    if window := longest_window(metric.formula):
+        parts = parts_of(metric.formula)
+        rolling = all(daily(part) or (isinstance(part, MeasureFigure) and part.window) for part in parts)
+        if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
+            allowed = "day, week, month and total" if rolling else "day"
+            raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
+    if grain in (Grain.MINUTE, Grain.HOUR) and ahead_of(metric.formula):
+        after = days_after(metric.formula)
+        raise UserError(f"metric {metric.name!r} looks {after} days ahead; its grain is day, week, month or total, not {grain}")
+    return grain
