@@ -91,7 +91,8 @@ def _ask(server: servers.Server, family: Family) -> dict[str, list[float]]:
 
 
 def _rolls_over_sets(family: Family, name: str) -> bool:
-    from analytics_dagster.metrics.declarations import Aggregation, leaves
+    from analytics_dagster.metrics.declarations import Aggregation
+    from analytics_dagster.metrics.formulas import leaves
 
     metric: Metric = next(m for m in family.metrics if m.name == name)
     return any(

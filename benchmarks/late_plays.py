@@ -37,7 +37,7 @@ def late_plays() -> Iterator[Line]:
         _materialize(year, FIRST, LAST)
         whole = time.process_time() - began
         before = _versions(year)
-        year.clock.advance(dt.timedelta(days=3))  # type: ignore[attr-defined]
+        year.clock.advance(dt.timedelta(days=3))
         again = _seconds(lambda n: _arrive(year, _day(n), 1, LATE, f"late {n}"), year)
         changed = {day for day, version in _versions(year).items() if version != before[day]}
         expected = {(asset, _day(n)) for n in range(ROUNDS) for asset in ("raw/plays", "aggregates/listening")}

@@ -17,7 +17,8 @@ from analytics_dagster.alerts.event_time import SeriesBuckets
 from analytics_dagster.alerts.queries import Matcher
 from analytics_dagster.alerts.rules import Aggregate, Condition, Labels, Rule
 from analytics_dagster.errors import RetryableError
-from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Grain, MeasureFigure, Metric
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Grain, Metric
+from analytics_dagster.metrics.formulas import MeasureFigure
 
 if TYPE_CHECKING:
     from analytics_dagster.lake.lake import Lake, TenantLake

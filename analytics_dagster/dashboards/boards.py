@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from analytics_dagster.errors import DeclarationError, NotFoundError
 from analytics_dagster.metrics.declarations import Catalogue, did_you_mean
-from analytics_dagster.metrics.documents import Document, parse_document, read_document
+from analytics_dagster.metrics.documents import Document, describe, parse_document, read_document
 
 BUILT_IN = Path(__file__).parent / "built_in"
 MOST_PANELS = 40
@@ -70,6 +70,8 @@ class PanelForm(_Form):
 
 
 KINDS = ("figures", "trend", "trends", "leaderboards", "show")
+_KEYS = ("name", "title", "description", "panels", "metric", "by", "top", *KINDS)
+_NAMED = "a name; write lower-case letters, digits, _ and -, beginning with a letter (of a metric without -)"
 
 
 class Board(_Form):
@@ -128,7 +130,7 @@ def _checked(document: Document, catalogue: Catalogue) -> Board:
     try:
         board = Board.model_validate(document.data or {})
     except ValidationError as error:
-        raise DeclarationError(_told(document, error)) from None
+        raise DeclarationError(describe(document, error, _KEYS, _NAMED)) from None
     for at, metric, dimension in _named(board.panels):
         where = f"{document.file}:{document.line(('panels', *at))}"
         declared = catalogue.find(metric)
@@ -152,19 +154,3 @@ def _named(panels: Iterable[PanelForm]) -> Iterator[tuple[tuple[str | int, ...],
                 yield (n, kind, i), metric, None
         for i, board in enumerate(panel.leaderboards or ()):
             yield (n, "leaderboards", i, "by"), board.metric, board.by
-
-
-def _told(document: Document, error: ValidationError) -> str:
-    # A misspelt key is also a missing one; the misspelling is what helps.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = first["loc"]
-    where, key = f"{document.file}:{document.line(location)}", str(location[-1]) if location else "file"
-    match first["type"]:
-        case "extra_forbidden":
-            known = ["name", "title", "description", "panels", "metric", "by", "top", *KINDS]
-            return f"{where}: unknown key {key!r}{did_you_mean(key, known)}; remove it or correct it"
-        case "missing":
-            return f"{where}: {key!r} is missing"
-        case _:
-            value = "" if isinstance(first["input"], dict | list | None) else f" {first['input']!r}"
-            return f"{where}: {key}{value}: {first['msg'].removeprefix('Value error, ')}"

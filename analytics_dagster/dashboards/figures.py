@@ -20,19 +20,8 @@ from analytics_dagster.dashboards.view import Days, Filter, Operator, View
 from analytics_dagster.insights.numbers import MINOR, change, figure, relative_change
 from analytics_dagster.insights.series import Series
 from analytics_dagster.metrics.composed import daily, parts_of
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
-    Catalogue,
-    Conversion,
-    Direction,
-    Grain,
-    MeasureFigure,
-    Metric,
-    Ratio,
-    Retention,
-    figures,
-    leaves,
-)
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Direction, Grain, Metric
+from analytics_dagster.metrics.formulas import Conversion, MeasureFigure, Ratio, Retention, figures, leaves
 from analytics_dagster.metrics.matchers import parse_matcher
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analytics_dagster.metrics.declarations import Ahead, Conversion, Family, Formula, Grain, MeasureFigure, Retention, figures
+from analytics_dagster.metrics.declarations import Family, Grain
+from analytics_dagster.metrics.formulas import Ahead, Conversion, Formula, MeasureFigure, Retention, figures
 from analytics_dagster.metrics.ranges import Range
 
 if TYPE_CHECKING:

@@ -13,15 +13,13 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics.compile import with_joined
-from analytics_dagster.metrics.declarations import (
-    Catalogue,
+from analytics_dagster.metrics.declarations import Catalogue, Grain, Metric
+from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
     Formula,
-    Grain,
     Leaf,
     MeasureFigure,
-    Metric,
     PerSecond,
     Ratio,
     Retention,

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics.ahead import EVERY, REACHING, Asked
-from analytics_dagster.metrics.declarations import Conversion, Measure
+from analytics_dagster.metrics.declarations import Measure
+from analytics_dagster.metrics.formulas import Conversion
 
 
 def conversion_figures(conversion: Conversion, base: Measure, converted: Measure, asked: Asked) -> str:

@@ -2,14 +2,14 @@
 
 A *family* is one source table with its dimensions and measures (MetricFlow calls it a semantic model). A *measure* is what
 is aggregated and kept as mergeable state; a *metric* is a figure computed from merged measures when it is asked for, so an
-average is never averaged. Reading and checking the files is `load.py`; formulas are `formulas.py`, SQL is `compile.py` and `plan.py`.
+average is never averaged. Files are read and checked in `load.py`; formulas are in `formulas.py`, SQL in `compile.py`, `plan.py`.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -19,6 +19,19 @@ import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError
 from analytics_dagster.lake.schemas import MEASURED, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.metrics.formulas import (
+    Conversion,
+    Derived,
+    Formula,
+    MeasureFigure,
+    PerSecond,
+    Ratio,
+    Retention,
+    Summary,
+    SummaryKind,
+    leaves,
+    summaries,
+)
 from analytics_dagster.metrics.sessions import Sessions, session_table
 
 if TYPE_CHECKING:
@@ -156,152 +169,9 @@ class Measure:
         return self.aggregation in whole and pa.types.is_integer(self.columns[-1].type)
 
 
-@dataclass(frozen=True)
-class SeenOn:
-    """On how many different days of a window an id must have been seen to be counted; `most` None: any more."""
-
-    least: int
-    most: int | None = None
-
-
-@dataclass(frozen=True)
-class MeasureFigure:
-    """Formula leaf: the figure of one merged measure.
-
-    `percentile` (between 0 and 1) is for a distribution, `newest` for the newest value of an `increase`. With a `window` it is
-    the figure over so many days, of which the bucket's is the last, or `offset` days before it; `seen` counts only ids that came
-    on so many of them.
-    """
-
-    measure: str
-    percentile: float | None = None
-    newest: bool = False
-    window: int | None = None
-    offset: int = 0
-    seen: SeenOn | None = None
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Formula leaf: of the ids that `base` counts on a day, those that `converted` counts within the `window` days that begin
-    with it; with `rate` their share. `entity` is what the ids are of. `conversion.py` says how.
-    """
-
-    base: str
-    converted: str
-    entity: str
-    window: int
-    rate: bool
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Formula leaf: of the ids that `measure` counts for the first time in `new_after` days, those that it counts again in period
-    `period` after that day; with `rate` their share. A period is `length` days. `period` None: all of them, the cohort's size.
-    `retention.py` says how.
-    """
-
-    measure: str
-    period: int | None
-    length: int
-    new_after: int
-    rate: bool
-
-
-@dataclass(frozen=True)
-class PerSecond:
-    """Formula: a figure divided by the seconds of its bucket."""
-
-    figure: Formula
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Formula: one figure divided by another; no value where the denominator is 0."""
-
-    numerator: Formula
-    denominator: Formula
-
-
-@dataclass(frozen=True)
-class Derived:
-    """Formula: SQL arithmetic over other figures, each named in `inputs`."""
-
-    expr: str
-    inputs: tuple[tuple[str, Formula], ...]
-
-
-class SummaryKind(StrEnum):
-    """What is told of a measure's figures once they are there. `composed.py` says how."""
-
-    CONCENTRATION = "concentration"
-    """How unevenly it is spread over a dimension's values: the sum of their squared shares (Herfindahl), 1 / n to 1."""
-    TOTAL = "total"
-    """The sum since the tenant's first day."""
-    TIME_TO_PEAK = "time_to_peak"
-    """Days from the first one to the strongest one so far."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Formula leaf: something told of a measure's figures by `dimension` (concentration) or by day."""
-
-    kind: SummaryKind
-    figure: MeasureFigure
-    dimension: str | None = None
-
-
-Ahead = Conversion | Retention
-"""Formula leaves that look at the days after their own, and have no figure until those are there."""
-Leaf = MeasureFigure | Ahead
-Formula = Leaf | Summary | PerSecond | Ratio | Derived
-
-
-def figures(formula: Formula) -> Iterator[Leaf]:
-    """All figures that a formula is made of, in reading order, repeats included; of a summary, the one that it is told of."""
-    match formula:
-        case MeasureFigure() | Conversion() | Retention():
-            yield formula
-        case PerSecond(figure) | Summary(_, figure):
-            yield from figures(figure)
-        case Ratio(numerator, denominator):
-            yield from figures(numerator)
-            yield from figures(denominator)
-        case Derived(_, inputs):
-            for _, inner in inputs:
-                yield from figures(inner)
-
-
 def within(measure: str) -> str:
     """Name of the column that says when within its bucket each id of a distinct count occurs."""
     return f"{measure}_within"
-
-
-def leaves(formula: Formula) -> Iterator[MeasureFigure]:
-    """All measures that a formula reads, in reading order, repeats included; of what looks ahead, those that it counts by."""
-    for leaf in figures(formula):
-        match leaf:
-            case MeasureFigure():
-                yield leaf
-            case Conversion(base, converted):
-                yield from (MeasureFigure(base), MeasureFigure(converted))
-            case Retention(measure):
-                yield MeasureFigure(measure)
-
-
-def summaries(formula: Formula) -> Iterator[Summary]:
-    """All summaries in a formula, in reading order, repeats included."""
-    match formula:
-        case Summary():
-            yield formula
-        case PerSecond(figure):
-            yield from summaries(figure)
-        case Ratio(numerator, denominator):
-            yield from summaries(numerator)
-            yield from summaries(denominator)
-        case Derived(_, inputs):
-            for _, inner in inputs:
-                yield from summaries(inner)
 
 
 @dataclass(frozen=True)

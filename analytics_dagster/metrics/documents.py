@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from analytics_dagster.errors import DeclarationError
+from analytics_dagster.metrics.declarations import did_you_mean
 
 Location = tuple[str | int, ...]
 
@@ -60,6 +62,32 @@ def _composed(text: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError:
         return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def describe(
+    document: Document,
+    error: ValidationError,
+    keys: Iterable[str],
+    name: str = "a name; write lower-case letters, digits and _, beginning with a letter",
+) -> str:
+    """The first thing that is wrong with a document's shape, with file, line and remedy. `keys` are all that it may have, `name`
+    says what a name is.
+    """
+    # A misspelt key is also a missing one; the misspelling is what helps.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location: Location = first["loc"]
+    key = str(location[-1]) if location else "file"
+    origin = f"{document.file}:{document.line(location)}"
+    value = "" if isinstance(first["input"], dict | list | None) else f" {first['input']!r}"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{origin}: unknown key {key!r}{did_you_mean(key, keys)}; remove it or correct it"
+        case "missing":
+            return f"{origin}: {key!r} is missing"
+        case "string_pattern_mismatch" if "a-z0-9_" in str(first.get("ctx", {}).get("pattern")):
+            return f"{origin}: {key}{value} is not {name}"
+        case _:
+            return f"{origin}: {key}{value}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _plain(node: yaml.Node, at: Location, lines: dict[Location, int], path: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analytics_dagster.lake.schemas import MEASURED
-from analytics_dagster.metrics.declarations import Catalogue, Family, Metric, leaves
+from analytics_dagster.metrics.declarations import Catalogue, Family, Metric
+from analytics_dagster.metrics.formulas import leaves
 from analytics_dagster.metrics.sessions import source_columns_of
 
 

@@ -28,29 +28,31 @@ from analytics_dagster.metrics.declarations import (
     HOURS_AND_DAYS,
     Aggregation,
     Catalogue,
-    Conversion,
-    Derived,
     Dimension,
     Entity,
     Family,
-    Formula,
     Measure,
-    MeasureFigure,
     Metric,
     Origin,
+    SourceStep,
+    did_you_mean,
+    within,
+)
+from analytics_dagster.metrics.documents import Document, Location, describe, read_document
+from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
+from analytics_dagster.metrics.formulas import (
+    Conversion,
+    Derived,
+    Formula,
+    MeasureFigure,
     Ratio,
     Retention,
     SeenOn,
-    SourceStep,
     Summary,
     SummaryKind,
-    did_you_mean,
     leaves,
     summaries,
-    within,
 )
-from analytics_dagster.metrics.documents import Document, Location, read_document
-from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
 from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.sessions import Sessions, session_table
@@ -99,25 +101,7 @@ def _read(path: Path) -> _Declared:
     try:
         return _Declared(document, forms.FileForm.model_validate(document.data or {}))
     except ValidationError as error:
-        raise DeclarationError(_describe(document, error)) from None
-
-
-def _describe(document: Document, error: ValidationError) -> str:
-    # A misspelt key is also a missing one; the misspelling is what helps.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location: Location = first["loc"]
-    key = str(location[-1]) if location else "file"
-    origin = f"{document.file}:{document.line(location)}"
-    value = "" if isinstance(first["input"], dict | list | None) else f" {first['input']!r}"
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{origin}: unknown key {key!r}{did_you_mean(key, forms.KEYS)}; remove it or correct it"
-        case "missing":
-            return f"{origin}: {key!r} is missing"
-        case "string_pattern_mismatch" if "a-z0-9_" in str(first.get("ctx", {}).get("pattern")):
-            return f"{origin}: {key}{value} is not a name; write lower-case letters, digits and _, beginning with a letter"
-        case _:
-            return f"{origin}: {key}{value}: {first['msg']}"
+        raise DeclarationError(describe(document, error, forms.KEYS)) from None
 
 
 class _Resolver:

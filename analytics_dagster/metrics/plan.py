@@ -11,17 +11,13 @@ from analytics_dagster.metrics import states
 from analytics_dagster.metrics.ahead import EVERY, REACHING, Asked, ahead_of
 from analytics_dagster.metrics.compile import with_joined
 from analytics_dagster.metrics.conversion import conversion_figures
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
+from analytics_dagster.metrics.declarations import Aggregation, Family, Grain, Measure, Metric
+from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
-    Family,
     Formula,
-    Grain,
     Leaf,
-    Measure,
     MeasureFigure,
-    Metric,
     PerSecond,
     Ratio,
     Retention,

@@ -12,18 +12,8 @@ from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.lake.compute import identifier, literal
 from analytics_dagster.metrics.ahead import ahead_of, days_after, days_before, newest_day
 from analytics_dagster.metrics.composed import ComposedPlan, Question, daily, parts_of
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
-    Catalogue,
-    Family,
-    Grain,
-    MeasureFigure,
-    Metric,
-    Retention,
-    Summary,
-    did_you_mean,
-    leaves,
-)
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Family, Grain, Metric, did_you_mean
+from analytics_dagster.metrics.formulas import MeasureFigure, Retention, Summary, leaves
 from analytics_dagster.metrics.matchers import Operator, parse_matcher
 from analytics_dagster.metrics.plan import Plan, longest_window
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows

@@ -19,15 +19,8 @@ from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics.ahead import days_after, days_before
 from analytics_dagster.metrics.composed import ComposedPlan, Question, daily
-from analytics_dagster.metrics.declarations import (
-    Catalogue,
-    Family,
-    Formula,
-    Grain,
-    Metric,
-    Retention,
-    leaves,
-)
+from analytics_dagster.metrics.declarations import Catalogue, Family, Grain, Metric
+from analytics_dagster.metrics.formulas import Formula, Retention, leaves
 from analytics_dagster.metrics.leaderboard import check_top, leaders
 from analytics_dagster.metrics.matchers import Operator
 from analytics_dagster.metrics.plan import Plan

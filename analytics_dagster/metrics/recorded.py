@@ -16,19 +16,8 @@ from typing import TYPE_CHECKING
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.lake.compute import connect, literal
 from analytics_dagster.lake.interruption import Interruption
-from analytics_dagster.metrics.declarations import (
-    Catalogue,
-    Direction,
-    Formula,
-    Grain,
-    MeasureFigure,
-    Metric,
-    Origin,
-    PerSecond,
-    Ratio,
-    TimeAxis,
-    did_you_mean,
-)
+from analytics_dagster.metrics.declarations import Catalogue, Direction, Grain, Metric, Origin, TimeAxis, did_you_mean
+from analytics_dagster.metrics.formulas import Formula, MeasureFigure, PerSecond, Ratio
 
 if TYPE_CHECKING:
     import duckdb

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analytics_dagster.lake.schemas import MEASURED
-from analytics_dagster.metrics.declarations import (
-    Catalogue,
+from analytics_dagster.metrics.declarations import Catalogue, Direction, Family, Metric
+from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
-    Direction,
-    Family,
     Formula,
     MeasureFigure,
-    Metric,
     PerSecond,
     Ratio,
     Retention,

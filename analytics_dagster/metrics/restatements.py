@@ -15,16 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
-    Catalogue,
-    Conversion,
-    Family,
-    MeasureFigure,
-    Metric,
-    Retention,
-    figures,
-)
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Family, Metric
+from analytics_dagster.metrics.formulas import Conversion, MeasureFigure, Retention, figures
 from analytics_dagster.metrics.query import DayReader
 
 if TYPE_CHECKING:

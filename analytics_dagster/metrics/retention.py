@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics.ahead import EVERY, REACHING, Asked
-from analytics_dagster.metrics.declarations import Measure, Retention
+from analytics_dagster.metrics.declarations import Measure
+from analytics_dagster.metrics.formulas import Retention
 
 PERIOD = "period"
 """What a question about retention may be split by beside dimensions: the periods from 0 to the metric's own."""

@@ -11,7 +11,8 @@ import datetime as dt
 
 from analytics_dagster.lake.compute import identifier as q
 from analytics_dagster.metrics import states
-from analytics_dagster.metrics.declarations import Aggregation, Measure, SeenOn
+from analytics_dagster.metrics.declarations import Aggregation, Measure
+from analytics_dagster.metrics.formulas import SeenOn
 
 # Days that one column of bits holds; the longest window, and the most days told, that bits are used for.
 _BITS = 63

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from analytics_dagster.insights.series import Series
-from analytics_dagster.metrics.declarations import Catalogue, Metric, Ratio
+from analytics_dagster.metrics.declarations import Catalogue, Metric
+from analytics_dagster.metrics.formulas import Ratio
 
 if TYPE_CHECKING:
     import pyarrow as pa

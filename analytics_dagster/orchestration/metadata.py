@@ -14,7 +14,8 @@ import dagster as dg
 from analytics_dagster.installation import Installation
 from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.lake.schemas import MEASURED, TableSchema
-from analytics_dagster.metrics.declarations import Aggregation, Family, leaves, within
+from analytics_dagster.metrics.declarations import Aggregation, Family, within
+from analytics_dagster.metrics.formulas import leaves
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.partitions import DayRange
 from analytics_dagster.quality.suites import suite_of

@@ -212,8 +212,9 @@ def maintain_days(installation: Installation, lake: TenantLake, family: Family, 
 
 def _first_day(ledger: Table) -> dt.date | None:
     with connect() as connection:
-        [(first,)] = connection.execute(f"SELECT min(ts)::DATE FROM {ledger.sql()}").fetchall()
-    return first  # type: ignore[no-any-return]
+        [(found,)] = connection.execute(f"SELECT min(ts)::DATE FROM {ledger.sql()}").fetchall()
+    first: dt.date | None = found
+    return first
 
 
 def _has(ledger: Table, batch: Batch) -> bool:

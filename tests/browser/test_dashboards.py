@@ -51,7 +51,7 @@ def chromium(shown: Running) -> Iterator[Browser]:
 @contextmanager
 def opened(shown: Running, chromium: Browser, role: Role, tenant: str = "aurora", **options: object) -> Iterator[Page]:
     """A page of somebody who signed in; what the browser complains of fails the test."""
-    context = chromium.new_context(base_url=shown.url, **{"viewport": {"width": 1280, "height": 900}, **options})  # type: ignore[arg-type]
+    context = chromium.new_context(base_url=shown.url, **{"viewport": {"width": 1280, "height": 900}, **options})
     page = context.new_page()
     page.set_default_timeout(30_000)
     complaints: list[str] = []

@@ -14,8 +14,9 @@ import pytest
 from analytics_dagster.errors import DeclarationError
 from analytics_dagster.lake.lake import duckdb_type
 from analytics_dagster.lake.schemas import Layer, PartitionBy
-from analytics_dagster.metrics.declarations import Catalogue, Grain, leaves
+from analytics_dagster.metrics.declarations import Catalogue, Grain
 from analytics_dagster.metrics.expressions import scalar
+from analytics_dagster.metrics.formulas import leaves
 from analytics_dagster.metrics.load import BUILT_IN, load_catalogue
 from analytics_dagster.metrics.reference import reference
 

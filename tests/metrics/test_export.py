@@ -18,9 +18,10 @@ import yaml
 
 from analytics_dagster.cli import main
 from analytics_dagster.errors import UserError
-from analytics_dagster.metrics.declarations import Catalogue, MeasureFigure, Retention, figures, leaves
+from analytics_dagster.metrics.declarations import Catalogue
 from analytics_dagster.metrics.export import ExportFormat, export_text
 from analytics_dagster.metrics.export.dialects import ansi_sql, databricks_sql, duckdb_sql, rewritten
+from analytics_dagster.metrics.formulas import MeasureFigure, Retention, figures, leaves
 from analytics_dagster.metrics.load import load_catalogue
 
 Declare = Callable[[str], Path]

@@ -11,7 +11,7 @@ HERE = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate"}
 
 
 def browser(server: Running, **more: object) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=30, headers={"Accept": "text/html"}, **more)  # type: ignore[arg-type]
+    return httpx.Client(base_url=server.url, timeout=30, headers={"Accept": "text/html"}, **more)
 
 
 def token_in(page: httpx.Response) -> str:

@@ -165,7 +165,7 @@ def test_a_cookie_reads_the_api_and_never_sends_rows(admin_of_acme: httpx.Client
         ("/api/v2/write", {"content": f"{name} v=1".encode()}),
         ("/1/submit-listens", {"json": {}}),
     ):
-        assert admin_of_acme.post(path, headers=token, **body).status_code == 401, path  # type: ignore[arg-type]
+        assert admin_of_acme.post(path, headers=token, **body).status_code == 401, path
 
 
 def test_what_changes_something_with_a_cookie_takes_the_sessions_token(admin_of_acme: httpx.Client, server: Running) -> None:

@@ -26,13 +26,14 @@ from analytics_dagster.metrics.counting.policies import (
     Repeated,
     TooMany,
 )
-from analytics_dagster.metrics.declarations import Origin, did_you_mean
-from analytics_dagster.metrics.documents import Document, read_document
+from analytics_dagster.metrics.declarations import Origin
+from analytics_dagster.metrics.documents import Document, describe, read_document
 
 T = TypeVar("T")
 
 BUILT_IN = Path(__file__).parents[1] / "policies"
 FOLDER = "policies"
+_NAME = "a policy's name; write at most 46 lower-case letters, digits and _, beginning with a letter"
 """Where a folder of metric declarations has those of counting."""
 
 
@@ -72,28 +73,7 @@ def _form(document: Document) -> forms.CountingFileForm:
     try:
         return forms.CountingFileForm.model_validate(document.data or {})
     except ValidationError as error:
-        raise DeclarationError(_describe(document, error)) from None
-
-
-def _describe(document: Document, error: ValidationError) -> str:
-    # A misspelt key is also a missing one; the misspelling is what helps.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = first["loc"]
-    key = str(location[-1]) if location else "file"
-    origin = f"{document.file}:{document.line(location)}"
-    value = "" if isinstance(first["input"], dict | list | None) else f" {first['input']!r}"
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{origin}: unknown key {key!r}{did_you_mean(key, forms.KEYS)}; remove it or correct it"
-        case "missing":
-            return f"{origin}: {key!r} is missing"
-        case "string_pattern_mismatch":
-            return (
-                f"{origin}: {key}{value} is not a policy's name; write at most 46 lower-case letters, digits and _, "
-                "beginning with a letter"
-            )
-        case _:
-            return f"{origin}: {key}{value}: {first['msg']}"
+        raise DeclarationError(describe(document, error, forms.KEYS, _NAME)) from None
 
 
 def _policy(document: Document, index: int, form: forms.PolicyForm) -> CountingPolicy:

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
+from analytics_dagster.metrics.declarations import Aggregation, Family, Measure, Metric
+from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
-    Family,
     Formula,
-    Measure,
     MeasureFigure,
-    Metric,
     PerSecond,
     Ratio,
     Retention,

@@ -15,27 +15,21 @@ from typing import Any
 
 from analytics_dagster.errors import UserError
 from analytics_dagster.lake.schemas import MEASURED
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
-    Catalogue,
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Entity, Family, Measure, Metric, Origin
+from analytics_dagster.metrics.export import left_out
+from analytics_dagster.metrics.export.dialects import duckdb_sql, rewritten
+from analytics_dagster.metrics.export.left_out import LeftOut
+from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
-    Entity,
-    Family,
     Formula,
-    Measure,
     MeasureFigure,
-    Metric,
-    Origin,
     PerSecond,
     Ratio,
     Retention,
     Summary,
     leaves,
 )
-from analytics_dagster.metrics.export import left_out
-from analytics_dagster.metrics.export.dialects import duckdb_sql, rewritten
-from analytics_dagster.metrics.export.left_out import LeftOut
 from analytics_dagster.metrics.lineage import columns_read
 from analytics_dagster.metrics.sessions import session_rows
 

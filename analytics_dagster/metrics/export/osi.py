@@ -13,17 +13,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analytics_dagster.lake.schemas import MEASURED
-from analytics_dagster.metrics.declarations import (
-    Aggregation,
-    Catalogue,
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Entity, Family, Measure, Metric
+from analytics_dagster.metrics.export import left_out
+from analytics_dagster.metrics.export.dialects import ansi_sql, databricks_sql, quotient, rewritten
+from analytics_dagster.metrics.export.left_out import LeftOut
+from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
-    Entity,
-    Family,
     Formula,
-    Measure,
     MeasureFigure,
-    Metric,
     PerSecond,
     Ratio,
     Retention,
@@ -31,9 +29,6 @@ from analytics_dagster.metrics.declarations import (
     figures,
     leaves,
 )
-from analytics_dagster.metrics.export import left_out
-from analytics_dagster.metrics.export.dialects import ansi_sql, databricks_sql, quotient, rewritten
-from analytics_dagster.metrics.export.left_out import LeftOut
 
 if TYPE_CHECKING:
     from sqlglot import exp
