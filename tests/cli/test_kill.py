@@ -54,7 +54,13 @@ def rows_that_landed(home: Home) -> dict[tuple[str, str, dt.date], int]:
 def started(home: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [ANALYTICS, "materialize", "--home", str(home)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with said_by(home).open("wb") as said:
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+
+
+def said_by(home: Path) -> Path:
+    """What the newest run printed: why it failed, should it fail."""
+    return home.parent / f"{home.name}.said"
 
 
 def killed_after(home: Path, seconds: float) -> bool:
@@ -93,7 +99,7 @@ def test_ten_kills_leave_whole_days_and_the_next_run_completes(
         # The first two seconds go to imports; the run itself takes about ten, and less where the machine is quick.
         kills += killed_after(home, chance.uniform(1.5, 8.0))
         assert_nothing_partial(home, whole)
-    assert started(home).wait(120) == 0
+    assert started(home).wait(120) == 0, said_by(home).read_text()
     with opened(home) as completed:
         assert stale_tenant_days(completed.installation, TENANTS) == []
         assert content(completed) == figures
