@@ -1,4 +1,4 @@
-"""`analytics query` and `analytics metrics list|show|export`: figures, and what they mean."""
+"""`analytics query` (`analytics metrics query` is the same) and `analytics metrics list|show|export`: figures, what they mean."""
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ def query(
     asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, top=top)
     answer = answer_query(lake, catalogue, asked, Fresh(opened))
     _print(answer.figures, format_, whole=answer.metric.integer)
+
+
+metrics_app.command("query")(query)
 
 
 @metrics_app.command("list")
@@ -169,6 +172,8 @@ def parse_day_option(option: str, value: str | None) -> dt.date | None:
 
 def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
     from analytics_dagster.lake.schemas import MEASURED
+    from analytics_dagster.metrics.additivity import additivity
+    from analytics_dagster.metrics.grains import grains_of
     from analytics_dagster.metrics.lineage import source_columns
     from analytics_dagster.metrics.reference import formula_text
 
@@ -176,8 +181,10 @@ def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
     return {
         "name": metric.name,
         "description": metric.description,
+        "version": catalogue.version_of(metric),
         "type": metric.type,
         "formula": formula_text(metric.formula, catalogue),
+        "additivity": additivity(metric, catalogue).value,
         "unit": metric.unit,
         "direction": metric.direction.value,
         "owner": metric.owner,
@@ -186,6 +193,7 @@ def _described(metric: Metric, catalogue: Catalogue) -> dict[str, Any]:
         "source": MEASURED[family.source].path,
         "columns": list(source_columns(metric, catalogue)),
         "dimensions": [d.name for d in catalogue.dimensions_of(metric)],
+        "grains": [grain.value for grain in grains_of(metric, catalogue)],
         "never_added_over": list(metric.apart_by),
         "time": metric.time.value,
         "kpi": metric.kpi,

@@ -399,6 +399,15 @@ class Catalogue:
     def measure(self, name: str) -> Measure:
         return self.measured_in(name).measure(name)
 
+    def version_of(self, metric: Metric) -> str:
+        """Changes when the metric's figures could: with its formula, its measures and what these are measured over."""
+        written = [repr(metric.formula)]
+        for name in sorted({leaf.measure for leaf in leaves(metric.formula)}):
+            family, measure = self.measured_in(name), self.measure(name)
+            over = "" if family.step is None else family.step.sql
+            written.append(f"{family.source}|{family.sessions}|{over}|{name}|{measure.aggregation}|{measure.expr}")
+        return hashlib.sha256("\n".join(written).encode()).hexdigest()[:12]
+
     def dimensions_of(self, metric: Metric) -> tuple[Dimension, ...]:
         """What a metric can be split and filtered by: the dimensions that all families have which it reads."""
         others = [{d.name for d in self.family(name).dimensions} for name in metric.others]

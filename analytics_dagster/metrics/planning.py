@@ -13,7 +13,8 @@ from analytics_dagster.lake.compute import identifier, literal
 from analytics_dagster.metrics.ahead import ahead_of, days_after, days_before, newest_day
 from analytics_dagster.metrics.composed import ComposedPlan, Question, daily, parts_of
 from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Family, Grain, Metric, did_you_mean
-from analytics_dagster.metrics.formulas import MeasureFigure, Retention, Summary, leaves
+from analytics_dagster.metrics.formulas import Retention, Summary, leaves
+from analytics_dagster.metrics.grains import why_not
 from analytics_dagster.metrics.matchers import Operator, parse_matcher
 from analytics_dagster.metrics.plan import Plan, longest_window
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows
@@ -128,19 +129,6 @@ def _grain(value: Grain | str, family: Family, metric: Metric) -> Grain:
         grain = Grain(value)
     except ValueError:
         raise UserError(f"grain {value!r} is not known; one of {', '.join(Grain)}") from None
-    if grain in (Grain.MINUTE, Grain.HOUR) and Grain.HOUR not in family.grains:
-        raise UserError(f"metric {metric.name!r} is kept by the day; its grain is day, week or month, not {grain}")
-    if grain is Grain.MINUTE and grain not in family.grains:
-        raise UserError(f"metric {metric.name!r} is kept by the hour; its semantic model may set time_granularity: minute")
-    if any(map(daily, parts_of(metric.formula))) and grain in (Grain.MINUTE, Grain.HOUR):
-        raise UserError(f"metric {metric.name!r} is told by the day; its grain is day, week, month or total, not {grain}")
-    if window := longest_window(metric.formula):
-        parts = parts_of(metric.formula)
-        rolling = all(daily(part) or (isinstance(part, MeasureFigure) and part.window) for part in parts)
-        if grain in (Grain.MINUTE, Grain.HOUR) or (grain is not Grain.DAY and not rolling):
-            allowed = "day, week, month and total" if rolling else "day"
-            raise UserError(f"metric {metric.name!r} is told over {window} days; its grain is {allowed}, not {grain}")
-    if grain in (Grain.MINUTE, Grain.HOUR) and ahead_of(metric.formula):
-        after = days_after(metric.formula)
-        raise UserError(f"metric {metric.name!r} looks {after} days ahead; its grain is day, week, month or total, not {grain}")
+    if refused := why_not(grain, family, metric):
+        raise UserError(refused)
     return grain

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analytics_dagster.lake.schemas import MEASURED
+from analytics_dagster.metrics.additivity import additivity
 from analytics_dagster.metrics.declarations import Catalogue, Direction, Family, Metric
 from analytics_dagster.metrics.formulas import (
     Conversion,
@@ -17,6 +18,7 @@ from analytics_dagster.metrics.formulas import (
     SeenOn,
     Summary,
 )
+from analytics_dagster.metrics.grains import grains_of
 from analytics_dagster.metrics.load import load_catalogue
 
 _DIRECTIONS = {Direction.UP_IS_BAD: "up", Direction.DOWN_IS_BAD: "down", Direction.NEUTRAL: "neither"}
@@ -31,6 +33,8 @@ mergeable state (counts, sums, extremes, sets, distributions) by hour and by day
 it is asked for, so an average is never averaged. A bucket without rows, or without a figure (a share of nothing), is absent.
 `$stream_ms` is ANALYTICS_STREAM_SECONDS in milliseconds.
 
+*Additivity* says what may be done with figures that were taken elsewhere: only those of class `sum` may be added up; all others
+(`ratio`, `distinct`, `cumulative`, ...) are merged from state, so what is wanted over more is to be asked for over more.
 *Bad* is the direction that is bad news. *KPI* metrics are forecast, watched for anomalies and pictured without being asked for.
 [Declare a metric](../how-to/declare-a-metric.md) says how to add one.
 """
@@ -121,6 +125,7 @@ def _metric(metric: Metric, catalogue: Catalogue) -> Iterator[str]:
     facts = [
         f"- {metric.type}: `{formula_text(metric.formula, catalogue)}`",
         f"- unit: {metric.unit}; bad: {bad}; KPI: {kpi}; owner: {metric.owner}",
+        f"- additivity: {additivity(metric, catalogue)}; grains: {', '.join(grains_of(metric, catalogue))}",
     ]
     if metric.others:
         shared = ", ".join(f"`{d.name}`" for d in catalogue.dimensions_of(metric)) or "nothing"

@@ -93,6 +93,7 @@ VERBS: Mapping[str, Permission] = {
     "quarantine list": Permission.QUARANTINE_READ,
     "query": Permission.FIGURES_READ,
     "metrics list": Permission.CATALOGUE_READ,
+    "metrics query": Permission.FIGURES_READ,
     "metrics show": Permission.CATALOGUE_READ,
     "metrics export": Permission.CATALOGUE_READ,
     "reconcile": Permission.PLAYS_READ,
