@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from analytics_dagster.lake.lake import Lake, TenantLake
 from analytics_dagster.lake.schemas import MEASURED, TIMESTAMP, TableSchema
 from analytics_dagster.metrics.aggregate import aggregate_days
-from analytics_dagster.metrics.declarations import Catalogue
+from analytics_dagster.metrics.declarations import Catalogue, Family
 from analytics_dagster.metrics.load import load_catalogue
 from analytics_dagster.metrics.query import MetricQuery, run_query
+from analytics_dagster.metrics.recorded import FAMILY as RECORDED
 
 STREAM_MS = 30_000
 Row = dict[str, Any]
@@ -29,25 +31,49 @@ def raw_table(name: str, rows: Sequence[Row]) -> pa.Table:
     return pa.table({c.name: pa.array([row.get(c.name) for row in full], c.type) for c in schema.columns}, schema=schema.arrow)
 
 
+@dataclass(frozen=True)
+class Due:
+    """Days of a family that were written and are not aggregated yet."""
+
+    family: Family
+    first: dt.date
+    last: dt.date
+    options: dict[str, Any]
+
+
 class Figures:
-    """A tenant's lake with what a test wrote, and questions to it."""
+    """A tenant's lake with what a test wrote, and questions to it.
+
+    A family is aggregated when something of it is asked for, and all are when the tenant is: most tests ask one of a dozen.
+    """
 
     def __init__(self, tenant: TenantLake, catalogue: Catalogue) -> None:
-        self.tenant = tenant
+        self._tenant = tenant
         self.catalogue = catalogue
+        self._due: dict[str, list[Due]] = {}
+
+    @property
+    def tenant(self) -> TenantLake:
+        self._aggregate(list(self._due))
+        return self._tenant
 
     def write(self, source: str, rows: Sequence[Row], only: str | None = None, **options: Any) -> None:
-        """Replace the raw days that `rows` touch and aggregate every family over them, or the one that is named."""
+        """Replace the raw days that `rows` touch; every family over them, or the one that is named, is due."""
         data = raw_table(source, rows)
         days = sorted({dt.date.fromisoformat(row["ts"][:10]) for row in rows})
-        self.tenant.table(MEASURED[source]).overwrite_days(data, days[0], days[-1])
-        for family in self.catalogue.families:
-            if family.source == source and only in (None, family.name):
-                aggregate_days(self.tenant, family, days[0], days[-1], stream_ms=STREAM_MS, **options)
+        families = [f for f in self.catalogue.families if f.source == source and only in (None, f.name)]
+        if options:  # what they change is what was there before
+            self._aggregate(list(self._due))
+        self._tenant.table(MEASURED[source]).overwrite_days(data, days[0], days[-1])
+        for family in families:
+            self._due.setdefault(family.name, []).append(Due(family, days[0], days[-1], options))
 
     def ask(self, metric: str, **question: Any) -> list[tuple[Any, ...]]:
         """Rows of the answer; ts as text."""
-        table = run_query(self.tenant, self.catalogue, MetricQuery(metric, **question))
+        found = self.catalogue.find(metric)
+        # A recorded name is asked of the points, and goes before a declared one.
+        self._aggregate([RECORDED, *((found.family, *found.others) if found else ())])
+        table = run_query(self._tenant, self.catalogue, MetricQuery(metric, **question))
         assert table.schema.field("ts").type == TIMESTAMP
         assert table.schema.field("value").type == pa.float64()
         return [(f"{row['ts']:%Y-%m-%d %H:%M}", *list(row.values())[1:]) for row in table.to_pylist()]
@@ -59,7 +85,13 @@ class Figures:
         return rows[0][-1] if rows else None
 
     def rows(self, family: str, grain: str) -> list[Row]:
-        return self.tenant.table(self.catalogue.family(family).table(grain)).read().to_pylist()
+        self._aggregate([family])
+        return self._tenant.table(self.catalogue.family(family).table(grain)).read().to_pylist()
+
+    def _aggregate(self, families: Sequence[str]) -> None:
+        for name in families:
+            for due in self._due.pop(name, []):
+                aggregate_days(self._tenant, due.family, due.first, due.last, stream_ms=STREAM_MS, **due.options)
 
 
 @pytest.fixture(scope="session")
