@@ -178,6 +178,24 @@ class Settings(BaseSettings):
         None, description="Secret (whsec_ and base64) that signs what `webhook` posts, after the Standard Webhooks specification."
     )
 
+    # reports
+    analytics_dashboards_url: str = Field(
+        "http://127.0.0.1:8000", description="Address of the dashboards as people reach them; used for links in reports."
+    )
+    analytics_report_domains: str | None = Field(
+        None, description="Domains that reports may be mailed to, comma separated, for example example.com. Empty: any."
+    )
+    smtp_host: str | None = Field(None, description="Mail server that reports are sent through. Empty: no mail is sent.")
+    smtp_port: int = Field(587, ge=1, le=65_535, description="Port of the mail server.")
+    smtp_security: Annotated[str, Field(pattern="^(starttls|tls|off)$")] = Field(
+        "starttls",
+        description="How the connection is encrypted: starttls, tls (from the first byte, port 465), or off, which takes no "
+        "password to another machine.",
+    )
+    smtp_user: str | None = Field(None, description="Name to log in to the mail server with. Empty: without logging in.")
+    smtp_password: SecretStr | None = Field(None, description="Password of SMTP_USER.")
+    smtp_from: str | None = Field(None, description="Address that reports come from, for example reports@example.com.")
+
     # models
     ml_model_retrain_frequency: int = Field(86_400, ge=1, description="Seconds after which a stored model is fitted again.")
     anomaly_detection_threshold: float = Field(

@@ -79,6 +79,16 @@ SETTINGS = {
         "alert_webhook_url",
         "alert_webhook_secret",
     ),
+    "Reports": (
+        "analytics_dashboards_url",
+        "analytics_report_domains",
+        "smtp_host",
+        "smtp_port",
+        "smtp_security",
+        "smtp_user",
+        "smtp_password",
+        "smtp_from",
+    ),
     "Models": ("ml_model_retrain_frequency", "anomaly_detection_threshold", "trend_forecast_horizon"),
     "Work": ("parallel_workers",),
 }

@@ -148,7 +148,7 @@ class _Sender:
             if now - row.created_at >= self.policy.give_up_after:
                 self._refused([row], error)
                 continue
-            wait = _backoff(row.attempts) if error.retry_after is None else timedelta(seconds=error.retry_after)
+            wait = backoff(row.attempts) if error.retry_after is None else timedelta(seconds=error.retry_after)
             changes = {"state": "due", "due_at": now + wait, "last_error": str(error)}
             if isinstance(error, UncertainError):
                 changes["maybe_told"] = True
@@ -158,7 +158,7 @@ class _Sender:
     def _throttled(self, group: Sequence[Claimed], waiting: Sequence[Sequence[Claimed]], error: ThrottledError) -> None:
         from analytics_dagster.alerts import outbox_store
 
-        wait = _backoff(group[0].attempts) if error.retry_after is None else timedelta(seconds=error.retry_after)
+        wait = backoff(group[0].attempts) if error.retry_after is None else timedelta(seconds=error.retry_after)
         until = self.clock.now() + wait
         outbox_store.pause_channel(self.database, self.name, self.channel.target, until, str(error))
         self._again(group, ThrottledError(str(error), wait.total_seconds()))
@@ -185,7 +185,8 @@ class _Sender:
         return outbox_store.finish(self.database, rows, self.me, changes)
 
 
-def _backoff(attempts: int) -> timedelta:
+def backoff(attempts: int) -> timedelta:
+    """How long to wait after so many tries (from 1)."""
     return min(LONGEST_RETRY, FIRST_RETRY * (1 << min(attempts - 1, 10)))
 
 

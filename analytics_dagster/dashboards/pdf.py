@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analytics_dagster.dashboards.evidence import Trust
 from analytics_dagster.dashboards.figures import Leaderboard, Place
 from analytics_dagster.dashboards.page import Page, Panel, Trend
 from analytics_dagster.dashboards.pages import chart_of
@@ -26,12 +27,17 @@ _INK, _SOFT, _LINE = (31, 41, 51), (82, 96, 109), (0, 114, 178)
 _COLUMNS = 3
 _CHART_SCALE = 2.0
 _MOST_CHECKS, _MOST_ALERTS = 80, 80
+NOTHING_PUBLISHED = "Nothing is published for this tenant yet."
 
 
-def as_pdf(page: Page, made_at: dt.datetime) -> bytes:
-    """The document. Equal figures and an equal `made_at` (UTC) give equal bytes."""
+def as_pdf(page: Page, made_at: dt.datetime, link: str | None = None) -> bytes:
+    """The document. Equal figures and an equal `made_at` (UTC) give equal bytes. `link`: where the view is to be seen live."""
     document = _new(page, made_at)
     _head(document, page)
+    if link is not None:
+        _font(document, 8.5, _LINE)
+        document.cell(_WIDTH, 4.5, "Open this view live", link=link, new_x="LMARGIN", new_y="NEXT")
+        document.ln(2)
     for panel in page.panels:
         _panel(document, page, panel)
     return bytes(document.output())
@@ -83,20 +89,28 @@ def _line(document: FPDF, text: str, size: float, colour: tuple[int, int, int] =
 def _head(document: FPDF, page: Page) -> None:
     _line(document, f"{page.board.title}: {page.tenant}", 17, bold=True)
     document.ln(1)
-    compared = f", compared with {page.compared.first} to {page.compared.last}" if page.compared else ""
-    _line(document, f"{page.days.first} to {page.days.last}, {len(page.days)} days, UTC{compared}", 9, _SOFT)
-    if page.view.filters:
-        _line(document, "Only where " + ", and ".join(str(f) for f in page.view.filters), 9, _SOFT)
-    trust = page.trust
-    if trust is None:
-        _line(document, "Nothing is published for this tenant yet.", 10)
+    for told in what_it_covers(page):
+        _line(document, told, 9, _SOFT)
+    if page.trust is None:
+        _line(document, NOTHING_PUBLISHED, 10)
         return
+    _line(document, how_fresh(page.trust), 8.5, _SOFT)
+    document.ln(2)
+
+
+def what_it_covers(page: Page) -> list[str]:
+    """The view's days and comparison, and its filters where it has any, in words."""
+    compared = f", compared with {page.compared.first} to {page.compared.last}" if page.compared else ""
+    days = f"{page.days.first} to {page.days.last}, {len(page.days)} days, UTC{compared}"
+    return [days, *(["Only where " + ", and ".join(str(f) for f in page.view.filters)] if page.view.filters else [])]
+
+
+def how_fresh(trust: Trust) -> str:
+    """The trust strip in one line."""
     checks = f"checks {trust.passed} of {trust.passed + len(trust.failed)}"
     failed = f" (failed: {', '.join(trust.failed)})" if trust.failed else ""
     held = f", HELD BACK by a critical check: {', '.join(trust.gated)}" if trust.gated else ""
-    fresh = f"Data through {trust.through} 23:59 UTC; {trust.current} of {len(trust.sources)} sources; {checks}{failed}{held}"
-    _line(document, fresh, 8.5, _SOFT)
-    document.ln(2)
+    return f"Data through {trust.through} 23:59 UTC; {trust.current} of {len(trust.sources)} sources; {checks}{failed}{held}"
 
 
 def _panel(document: FPDF, page: Page, panel: Panel) -> None:

@@ -294,6 +294,47 @@ dashboards = sa.Table(
     sa.Column("saved_at", UtcDateTime, nullable=False),
 )
 
+# Views that go out by e-mail or to Slack on a schedule (reports/).
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("board", sa.String(80), nullable=False),
+    sa.Column("query", sa.Text, nullable=False),  # of the view's address, with ?
+    sa.Column("format", sa.String(8), nullable=False),  # pdf, png
+    sa.Column("schedule", sa.String(120), nullable=False),  # five fields of cron
+    sa.Column("time_zone", sa.String(64), nullable=False),  # IANA
+    sa.Column("recipients", sa.Text, nullable=False),  # JSON list
+    sa.Column("creator", sa.String(255), nullable=False),  # key id, who signed in, or "command line"
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False, default=False),
+    sa.Column("next_due_at", UtcDateTime, nullable=False),
+    sa.Index("ix_reports_next_due_at", "next_due_at"),
+)
+
+# One row for each report, due time and recipient, written before anything is sent.
+report_sendings = sa.Table(
+    "report_sendings",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("due_at", UtcDateTime, primary_key=True),
+    sa.Column("recipient", sa.String(255), primary_key=True),
+    sa.Column("by_hand", sa.Boolean, nullable=False, default=False),  # somebody asked for it beside the schedule
+    sa.Column("missed", sa.Integer, nullable=False, default=0),  # due times before it that went out to nobody
+    sa.Column("state", sa.String(16), nullable=False),  # due, sending, sent, failed, skipped
+    sa.Column("try_at", UtcDateTime, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("claimed_by", sa.String(128), nullable=True),
+    sa.Column("claimed_until", UtcDateTime, nullable=True),
+    sa.Column("last_error", sa.Text, nullable=True),
+    sa.Column("days", sa.String(32), nullable=True),  # that the view covered when it was sent
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime, nullable=True),
+    sa.Index("ix_report_sendings_state_try_at", "state", "try_at"),
+)
+
 # A tenant's own limits; null: the installation's default, 0: no limit.
 quotas = sa.Table(
     "quotas",
