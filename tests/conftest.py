@@ -98,7 +98,7 @@ def clock() -> ManualClock:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home; nothing of the caller's environment leads elsewhere."""
     for name in list(os.environ):
-        if name.startswith(("ANALYTICS_", "DAGSTER_", "SLACK_", "ALERT_")):
+        if name.startswith(("ANALYTICS_", "DAGSTER_", "SLACK_", "ALERT_", "SMTP_")):
             monkeypatch.delenv(name)
     return tmp_path / ".analytics"
 

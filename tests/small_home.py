@@ -196,7 +196,7 @@ def _environment_of_no_home() -> Iterator[None]:
     """Session fixtures are made within the first test that asks, whose environment is not theirs."""
     kept = dict(os.environ)
     for name in kept:
-        if name.startswith(("ANALYTICS_", "DAGSTER_", "SLACK_", "ALERT_")):
+        if name.startswith(("ANALYTICS_", "DAGSTER_", "SLACK_", "ALERT_", "SMTP_")):
             del os.environ[name]
     try:
         yield

@@ -21,6 +21,7 @@ from analytics_dagster.cli import (
     materialize,
     query,
     reconcile,
+    report,
     restatements,
     rules,
     serve,
@@ -72,6 +73,7 @@ app.add_typer(query.metrics_app, name="metrics")
 app.command("reconcile")(reconcile.reconcile)
 app.command("restatements")(restatements.restatements)
 app.add_typer(rules.app, name="rules")
+app.add_typer(report.app, name="report")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.command("signin")(session.signin)

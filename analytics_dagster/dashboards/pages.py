@@ -91,7 +91,7 @@ class Addresses:
 @dataclass(frozen=True)
 class Surroundings:
     """What stands around a board: the boards to go to, the address of the Dagster UI, the time (UTC), who is signed in (markup),
-    and whether who looks may edit; `own`: the board that is shown is one of the tenant's own.
+    and whether who looks may edit, and send; `own`: the board that is shown is one of the tenant's own.
     """
 
     boards: Sequence[Board]
@@ -100,6 +100,7 @@ class Surroundings:
     session: str = ""
     may_edit: bool = False
     own: bool = False
+    may_send: bool = False
 
 
 def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
@@ -127,12 +128,27 @@ def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
         dimensions=_dimensions(page.board, catalogue),
         headline=_headline(page),
         edit=edit if around.may_edit else "",
+        send=send_address(page) if around.may_send else "",
         edit_name="Edit" if around.own else "Own dashboards",
         age_days=(around.now.date() - page.trust.through).days if page.trust else 0,
         begins=min((source.first for source in page.trust.sources), default=None) if page.trust else None,
         dagster=around.dagster.rstrip("/"),
         session=markupsafe.Markup(around.session),
     )  # fmt: skip
+
+
+def send_address(page: Page) -> str:
+    """Where the view that is shown can be put on a schedule."""
+    view = f"{page.board.name}{page.view.query()}"
+    return f"/dashboards/{quote(page.tenant)}/reports?{urlencode({'view': view})}"
+
+
+def rendered(template: str, /, *, csrf: str, session: str, **values: object) -> str:
+    """One of the templates, for a page of another room. `csrf` and `session` are markup."""
+    import markupsafe
+
+    marked = {"csrf": markupsafe.Markup(csrf), "session": markupsafe.Markup(session)}
+    return _environment().get_template(template).render(**marked, **values)
 
 
 def own_boards_page(

@@ -55,6 +55,7 @@ def diagnose(installation: Installation) -> list[Finding]:
         _metrics,
         _rules,
         _outbox,
+        _reports,
         _log,
         _held,
         _freshness,
@@ -148,6 +149,16 @@ def _outbox(installation: Installation) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, "messages", f"{count} could not be delivered to {channel}: {error}", remedy)
         else:
             yield Finding(Level.OK, "messages", f"{count} {state} for {channel}")
+
+
+def _reports(installation: Installation) -> Iterator[Finding]:
+    from analytics_dagster.reports.sendings import not_sent
+
+    for one in not_sent(installation.database):
+        found = f"{one.name} of {one.tenant} due {one.due_at:%Y-%m-%d %H:%M} UTC did not reach {one.recipient}: {one.last_error}"
+        again = one.state != "failed"
+        remedy = "it is tried again; see SMTP_... and alerting.yaml" if again else f"analytics report show {one.name}"
+        yield Finding(Level.NOTICE if again else Level.PROBLEM, "reports", found, remedy)
 
 
 def _log(installation: Installation) -> Iterator[Finding]:

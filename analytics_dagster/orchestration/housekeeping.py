@@ -23,7 +23,7 @@ KEEP_FILES = dt.timedelta(days=1)
 # Runs without materializations of their own (notify, simulate_demo, maintenance): nobody reads a month-old one. Runs that
 # computed assets stay, because deleting them would delete the assets' history; what landing was told each minute is none.
 KEEP_RUNS = dt.timedelta(days=14)
-PRUNED_JOBS = ("notify", "simulate_demo", "maintenance", "consume_log")
+PRUNED_JOBS = ("notify", "send_reports", "simulate_demo", "maintenance", "consume_log")
 _MOST_RUNS = 5_000
 
 # A round of the consumer takes seconds, and it takes a pause after each.
@@ -40,9 +40,11 @@ class HouseReport:
 
 def keep_house(installation: Installation, instance: dg.DagsterInstance) -> HouseReport:
     from analytics_dagster.ingest.raw import forget_covered_notes
+    from analytics_dagster.reports.sendings import forget_old
 
     purged = _purge_tenants(installation)
     forget_covered_notes(installation.database)
+    forget_old(installation.database, installation.clock.now())
     report = HouseReport(_maintain_tables(installation), _prune_runs(installation, instance), purged)
     _measure(installation)
     return report

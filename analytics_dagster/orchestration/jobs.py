@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from analytics_dagster.orchestration.consuming import CONSUMED_TABLES
-from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house
+from analytics_dagster.orchestration.ops import continue_demo, deliver_notifications, keep_house, send_due_reports
 
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -36,6 +36,11 @@ def notify() -> None:
     deliver_notifications()
 
 
+@dg.job(executor_def=dg.in_process_executor, description="Send the views that are due by e-mail and to Slack.")
+def send_reports() -> None:
+    send_due_reports()
+
+
 @dg.job(executor_def=dg.in_process_executor, description="Simulate the demo tenants' missing days up to yesterday.")
 def simulate_demo() -> None:
     continue_demo()
@@ -49,4 +54,4 @@ def maintenance() -> None:
     keep_house()
 
 
-JOBS: list[Any] = [materialize_days, consume_log, notify, simulate_demo, maintenance]
+JOBS: list[Any] = [materialize_days, consume_log, notify, send_reports, simulate_demo, maintenance]

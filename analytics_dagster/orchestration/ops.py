@@ -15,6 +15,13 @@ def deliver_notifications(context: dg.OpExecutionContext, platform: Platform) ->
     context.log.info("%s", report)
 
 
+@dg.op(description="Send the reports that are due; what cannot be sent now stays due and is tried again.")
+def send_due_reports(context: dg.OpExecutionContext, platform: Platform) -> None:
+    from analytics_dagster.reports.send import send_due
+
+    context.log.info("%s", send_due(platform.open()))
+
+
 @dg.op(description="Simulate each demo tenant's days from its last one to yesterday.")
 def continue_demo(context: dg.OpExecutionContext, platform: Platform) -> None:
     from analytics_dagster.sources.simulation import simulate_through

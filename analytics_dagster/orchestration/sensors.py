@@ -17,7 +17,7 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.orchestration import alerting
 from analytics_dagster.orchestration.abandoned import ABANDONED_TAG, cancel_abandoned
 from analytics_dagster.orchestration.consuming import log_state, why_not_consume
-from analytics_dagster.orchestration.jobs import UNDER_WAY, consume_log, materialize_days, notify, simulate_demo
+from analytics_dagster.orchestration.jobs import UNDER_WAY, consume_log, materialize_days, notify, send_reports, simulate_demo
 from analytics_dagster.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, DayRange
 from analytics_dagster.orchestration.planning import PlannedRun, is_catalogue, plan_catalogue, plan_runs
 from analytics_dagster.orchestration.resources import Platform, scope_config
@@ -33,6 +33,7 @@ MOST_TRIES = 2
 ALERT_SECONDS = 5
 INGEST_SECONDS = 15
 DEMO_SECONDS = 60
+REPORT_SECONDS = 30
 
 # Run failures this far before the cursor are read again: runs end out of the order in which they are stored, and reporting
 # is idempotent by run id.
@@ -115,6 +116,23 @@ def run_failure_watch(context: dg.SensorEvaluationContext, platform: Platform) -
 
 
 @dg.sensor(
+    job=send_reports,
+    minimum_interval_seconds=REPORT_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Has reports sent when they are due, where the server does not.",
+)
+def report_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+    from analytics_dagster.reports.sendings import needs_a_sender
+
+    installation = platform.open()
+    if not needs_a_sender(installation.database, installation.clock.now()):
+        return dg.SkipReason("no report is due, or the server sends them")
+    if _running(context.instance, send_reports.name):
+        return dg.SkipReason("a run that sends reports is under way")
+    return dg.RunRequest()
+
+
+@dg.sensor(
     job=simulate_demo,
     minimum_interval_seconds=DEMO_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
@@ -132,7 +150,7 @@ def demo_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.R
     return dg.RunRequest(run_key=f"{yesterday(installation.clock)}:{','.join(late)}")
 
 
-SENSORS = [ingest_log_sensor, arrivals_sensor, alert_sensor, run_failure_watch, demo_sensor]
+SENSORS = [ingest_log_sensor, arrivals_sensor, alert_sensor, run_failure_watch, report_sensor, demo_sensor]
 
 
 def run_request(plan: PlannedRun) -> dg.RunRequest:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from analytics_dagster.lake.state_tables import report_sendings, reports, tenants
+from analytics_dagster.lake.state_tables import cursors, report_sendings, reports, tenants
 from analytics_dagster.reports.report import Report
 from analytics_dagster.reports.store import Sending, new_sendings, report_of, sending_of
 from analytics_dagster.tenancy.tenants import TenantStatus
@@ -27,6 +27,12 @@ _KEEP = dt.timedelta(days=90)
 _WAITING = ("due", "sending")
 _SUPERSEDED = "not sent before the next one was due, which went out in its place"
 _INACTIVE = "the tenant is suspended or removed"
+
+
+SENDER = "report-sender"
+"""Cursor that a process which sends all the time (`analytics serve`) renews."""
+SENDER_SECONDS = 60
+_RENEWED_AFTER = dt.timedelta(seconds=SENDER_SECONDS / 3)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,30 @@ def hold(database: Database, sending: Sending, me: str, until: dt.datetime) -> b
 def finish(database: Database, sending: Sending, me: str, values: Mapping[str, Any]) -> bool:
     """Write what became of a row that is still ours."""
     return _change(database, sending, me, {"claimed_by": None, "claimed_until": None, **values})
+
+
+def renew_sender(database: Database, now: dt.datetime) -> None:
+    """Say that somebody sends all the time; written three times a minute, however often it is called."""
+    with database.read() as connection:
+        renewed = connection.execute(sa.select(cursors.c.changed_at).where(cursors.c.name == SENDER)).scalar()
+    if renewed is not None and dt.timedelta(0) <= now - renewed < _RENEWED_AFTER:
+        return
+
+    def write(connection: sa.Connection) -> None:
+        mine = cursors.update().where(cursors.c.name == SENDER).values(value="", changed_at=now)
+        if not connection.execute(mine).rowcount:
+            connection.execute(cursors.insert().values(name=SENDER, value="", changed_at=now))
+
+    database.write(write)
+
+
+def needs_a_sender(database: Database, now: dt.datetime) -> bool:
+    """Whether something is due and no process sends all the time. Two that both send take different rows."""
+    with database.read() as connection:
+        renewed = connection.execute(sa.select(cursors.c.changed_at).where(cursors.c.name == SENDER)).scalar()
+    if renewed is not None and now - renewed < dt.timedelta(seconds=SENDER_SECONDS):
+        return False
+    return has_due(database, now)
 
 
 def forget_old(database: Database, now: dt.datetime) -> int:

@@ -148,7 +148,10 @@ class Reports:
         self._database.write(write)
 
     def send_now(self, tenant: str, name: str, by: By) -> dt.datetime:
-        """Make it due at once, beside its schedule; returns the due time. Raises NotFoundError, ConflictError within a second."""
+        """Make it due at once, beside its schedule; returns the due time.
+
+        Raises NotFoundError, and ConflictError while it is on its way.
+        """
         import sqlalchemy as sa
 
         from analytics_dagster.lake.state_tables import report_sendings as sendings
@@ -156,7 +159,12 @@ class Reports:
         report, now = self.get(tenant, name), self._clock.now()
         due = now.replace(microsecond=0)
 
+        asked = (sendings.c.tenant == tenant, sendings.c.name == name, sendings.c.by_hand.is_(True))
+        waiting = sa.select(sendings.c.due_at).where(*asked, sendings.c.state.in_(("due", "sending"))).limit(1)
+
         def write(connection: sa.Connection) -> None:
+            if connection.execute(waiting).first() is not None:
+                raise ConflictError(f"the report {name!r} is on its way already; `report show` tells how far it is")
             connection.execute(sendings.insert(), new_sendings(report, due, now, by_hand=True))
             self._note("report.send", report, by, connection, f"to {_told(report.wanted)}")
 
@@ -252,7 +260,7 @@ def sending_of(row: Any) -> Sending:
     )
 
 
-def state_of(report: Report, sendings: Sequence[Sending]) -> str:
+def state_of(sendings: Sequence[Sending]) -> str:
     """How its newest due time went, in a line: `sent to 2 of 3; ann@example.com: 550 no such user`."""
     if not sendings:
         return "nothing sent yet"

@@ -248,7 +248,13 @@ def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
     own = board.name not in {one.name for one in built_in}
     may_edit = may(who.principal.role, Permission.DASHBOARDS_EDIT)
     return Surroundings(
-        (*built_in, *mine), service.settings.analytics_public_url, service.clock.now(), session_markup(who), may_edit, own
+        (*built_in, *mine),
+        service.settings.analytics_public_url,
+        service.clock.now(),
+        session_markup(who),
+        may_edit,
+        own,
+        may_send=may(who.principal.role, Permission.REPORTS_MANAGE),
     )
 
 

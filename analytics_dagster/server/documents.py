@@ -54,6 +54,45 @@ class CreatedKeyDocument(KeyDocument):
     key: str = Field(description="The key itself. It is shown here and never again.")
 
 
+class NewReportDocument(Document):
+    name: str = Field(max_length=63, description="Lower-case letters, digits, - and _.")
+    view: str = Field(max_length=4_000, description="Address of the view: its page's, or overview?period=7d.")
+    format: str = Field("pdf", max_length=8, description="pdf, or png: figures and charts as one picture.")
+    schedule: str = Field(max_length=120, description="Minute, hour, day of the month, month, weekday; 0 7 * * mon.")
+    time_zone: str = Field("UTC", max_length=64, description="IANA name of the zone whose wall clock the schedule means.")
+    recipients: list[str] = Field(max_length=50, description="E-mail addresses, and slack:NAME.")
+    tenant: str | None = Field(None, max_length=63, description="Left out: the tenant of the key that asks.")
+
+
+class ReportDocument(BaseModel):
+    name: str
+    tenant: str
+    view: str
+    format: str
+    schedule: str
+    time_zone: str
+    recipients: list[str]
+    creator: str
+    created_at: dt.datetime
+    paused: bool
+    next_due_at: dt.datetime | None = Field(description="null while it is paused.")
+    state: str = Field(description="How the newest due time went, in words.")
+    last_error: str | None
+
+
+class SendingDocument(BaseModel):
+    due_at: dt.datetime
+    recipient: str
+    state: str = Field(description="due, sending, sent, failed or skipped.")
+    by_hand: bool
+    missed: int = Field(description="Due times before it that went out to nobody.")
+    attempts: int
+    try_at: dt.datetime | None
+    last_error: str | None
+    days: str | None = Field(description="What the view covered when it was sent.")
+    sent_at: dt.datetime | None
+
+
 class NewKeyDocument(Document):
     role: Role
     tenant: str | None = Field(None, max_length=63, description="Left out: the tenant of the key that asks.")

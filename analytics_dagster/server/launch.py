@@ -29,6 +29,7 @@ from analytics_dagster.server.application import load
 from analytics_dagster.server.binding import is_loopback, is_private, require_free_port, require_safe_binding, tls_of
 from analytics_dagster.server.logs import configure_logs
 from analytics_dagster.server.memory import give_back_freed_memory
+from analytics_dagster.server.sending import send_reports
 from analytics_dagster.server.service import COUNTS, Plan
 from analytics_dagster.server.signin.provider import open_provider
 from analytics_dagster.server.statsd import statsd_address
@@ -88,6 +89,10 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
         stopping, ready = threading.Event(), threading.Event()
         consumer = threading.Thread(target=_consume, args=(installation, ready, stopping), name="consume", daemon=True)
         consumer.start()
+        reporter = threading.Thread(
+            target=send_reports, args=(installation, ready, stopping, READY_SECONDS), name="reports", daemon=True
+        )
+        reporter.start()
         announcer = threading.Thread(target=_announce, args=(address, announcement, say, ready, stopping), daemon=True)
         announcer.start()
         plan = Plan(settings, host, address.port)
@@ -96,6 +101,7 @@ def serve(settings: Settings, host: str, port: int, say: Say) -> int:
         stopping.set()
         (settings.analytics_home / _ADDRESS).unlink(missing_ok=True)
         consumer.join(2 * _CONSUME_AT_MOST)
+        reporter.join(_CONSUME_AT_MOST)
         if status and not ready.is_set():
             raise AnalyticsError("the server did not start; its log lines above say why")
         say("stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -128,8 +129,9 @@ def readings(service: Service) -> Iterator[Reading]:
 
     from analytics_dagster.ingest.log.limits import backlog
     from analytics_dagster.ingest.log.open import log_root
+    from analytics_dagster.reports.sendings import not_sent
 
-    waiting = backlog(log_root(service.settings))
+    waiting, database = backlog(log_root(service.settings)), service.installation.database
     now = service.clock.now()
     yield (
         "analytics_log_unconsumed_bytes",
@@ -145,6 +147,11 @@ def readings(service: Service) -> Iterator[Reading]:
         "analytics_consumer_lag_seconds",
         "Age of the oldest batch that waits to be consumed.",
         {source: max(0.0, (now - held.oldest).total_seconds()) if held.oldest else 0.0 for source, held in waiting.items()},
+    )
+    yield (
+        "analytics_reports_not_sent",
+        "Recipients whom a report's newest due time did not reach, by tenant.",
+        {tenant: float(number) for tenant, number in Counter(one.tenant for one in not_sent(database)).items()},
     )
     parent = psutil.Process().parent()
     family = [parent, *parent.children()] if parent is not None else [psutil.Process()]

@@ -19,6 +19,7 @@ class Permission(StrEnum):
     PLAYS_READ = "plays:read"
     CATALOGUE_READ = "catalogue:read"
     DASHBOARDS_EDIT = "dashboards:edit"
+    REPORTS_MANAGE = "reports:manage"
     QUARANTINE_READ = "quarantine:read"
     ALERTS_READ = "alerts:read"
     ALERTS_ACT = "alerts:act"
@@ -41,6 +42,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.PLAYS_READ: "read single plays, with who listened",
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
     Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
+    Permission.REPORTS_MANAGE: "send views on a schedule, and see to whom they go",
     Permission.QUARANTINE_READ: "read the records that could not be taken",
     Permission.ALERTS_READ: "read rules and alerts",
     Permission.ALERTS_ACT: "act on alerts",
@@ -70,7 +72,13 @@ class Role(StrEnum):
 
 _WRITE = frozenset({Permission.METRICS_WRITE, Permission.PLAYS_WRITE})
 _VIEWER = frozenset({Permission.FIGURES_READ, Permission.CATALOGUE_READ, Permission.ALERTS_READ})
-_ANALYST = _VIEWER | {Permission.PLAYS_READ, Permission.QUARANTINE_READ, Permission.USAGE_READ, Permission.DASHBOARDS_EDIT}
+_ANALYST = _VIEWER | {
+    Permission.PLAYS_READ,
+    Permission.QUARANTINE_READ,
+    Permission.USAGE_READ,
+    Permission.DASHBOARDS_EDIT,
+    Permission.REPORTS_MANAGE,
+}
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}
 
@@ -101,6 +109,7 @@ VERBS: Mapping[str, Permission] = {
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,
+    **{f"report {verb}": Permission.REPORTS_MANAGE for verb in ("add", "list", "show", "send", "pause", "resume", "remove")},
     "tenant add": Permission.TENANTS_MANAGE,
     "tenant list": Permission.TENANTS_READ,
     "tenant suspend": Permission.TENANTS_MANAGE,

@@ -28,7 +28,7 @@ PATIENCE = 60.0
 
 def clean_environment(**more: str) -> dict[str, str]:
     """This process' environment without what would lead the server elsewhere."""
-    foreign = ("ANALYTICS_", "DAGSTER_", "SLACK_", "ALERT_", "PYTHONDONTWRITEBYTECODE")
+    foreign = ("ANALYTICS_", "DAGSTER_", "SLACK_", "ALERT_", "SMTP_", "PYTHONDONTWRITEBYTECODE")
     return {**{name: value for name, value in os.environ.items() if not name.startswith(foreign)}, **more}
 
 
