@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from analytics_dagster.alerts.outbox import backoff
-from analytics_dagster.errors import AnalyticsError, DeliveryError, RetryableError, UserError
+from analytics_dagster.errors import AnalyticsError, DeclarationError, DeliveryError, RetryableError, UserError
 from analytics_dagster.reports.document import Document, message_for, render_report
 from analytics_dagster.reports.report import Recipient, Report, Wanted, Way, domains_of, read_recipients, refused_domains
 
@@ -103,7 +103,7 @@ class _Sender:
         """One due time: drawn once, sent to each."""
         try:
             document = self._drawn(claim.report)
-        except (RetryableError, OSError) as error:
+        except (RetryableError, DeclarationError, OSError) as error:  # somebody may be editing the declaration
             for sending in claim.sendings:
                 self._again(sending, error)
         except AnalyticsError as error:
@@ -150,7 +150,8 @@ class _Sender:
         from analytics_dagster.reports import sendings
 
         now = self.installation.clock.now()
-        if now - sending.due_at >= self.policy.give_up_after:
+        # Not since it was due: of what fell into an outage the first try may come days later.
+        if now - sending.noted_at >= self.policy.give_up_after:
             self._failed(sending, f"given up after {sending.attempts + 1} attempts; last: {error}")
             return
         named = getattr(error, "retry_after", None)

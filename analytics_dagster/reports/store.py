@@ -35,7 +35,9 @@ class By:
 
 @dataclass(frozen=True)
 class Sending:
-    """A due time of a report and one of its recipients. `days`: what the view covered; `missed`: due times it stands for too."""
+    """A due time of a report and one of its recipients. `days`: what the view covered; `missed`: due times it stands for too;
+    `noted_at`: when it was first seen to be due.
+    """
 
     tenant: str
     name: str
@@ -48,6 +50,7 @@ class Sending:
     try_at: dt.datetime
     last_error: str | None
     days: str | None
+    noted_at: dt.datetime
     sent_at: dt.datetime | None
 
 
@@ -256,6 +259,7 @@ def sending_of(row: Any) -> Sending:
         row.try_at,
         row.last_error,
         row.days,
+        row.created_at,
         row.sent_at,
     )
 

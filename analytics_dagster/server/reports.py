@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
-from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -203,6 +202,7 @@ def _apply(who: Asking, tenant: str, form: Mapping[str, list[str]]) -> None:
 def _page(who: Asking, tenant: str, form: Mapping[str, list[str]], message: str, status: int = 200) -> Response:
     from analytics_dagster.dashboards.pages import rendered
     from analytics_dagster.reports.report import read_address
+    from analytics_dagster.reports.timetable import zones
 
     board, query = read_address(view, tenant) if (view := _one(form, "view")) else ("", "")
     settings = who.service.settings
@@ -220,7 +220,7 @@ def _page(who: Asking, tenant: str, form: Mapping[str, list[str]], message: str,
         form={field: form.get(field, [default])[0] for field, default in _DEFAULTS.items()},
         domains=(settings.analytics_report_domains or "").replace(",", ", "),
         channels=_channels(who),
-        zones=sorted(available_timezones()) if board else (),
+        zones=sorted(zones()) if board else (),
     )
     return html_answer(body, status)
 
