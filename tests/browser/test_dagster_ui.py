@@ -79,6 +79,7 @@ def test_all_automation_is_on(page: Page, dagster_ui: str) -> None:
         "ingest_log_sensor",
         "alert_sensor",
         "run_failure_watch",
+        "report_sensor",
         "demo_sensor",
         "daily",
         "keep_house_daily",
