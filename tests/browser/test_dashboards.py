@@ -79,7 +79,7 @@ def test_no_page_has_a_serious_finding_of_axe(shown: Running, chromium: Browser,
 
     found = []
     with opened(shown, chromium, Role.ANALYST, color_scheme=scheme) as page:
-        for path in (*BOARDS, "overview?f=is,country,DE&compare=off", "edit"):
+        for path in (*BOARDS, "overview?f=is,country,DE&compare=off", "edit", "reports?view=overview"):
             page.goto(f"/dashboards/aurora/{path}")
             for details in page.locator("figure details, .filter-form").all()[:2]:
                 details.evaluate("element => element.open = true")
