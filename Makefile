@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HASHED := --require-hashes --requirement
 
-.PHONY: help install install-dev run test lint format bench bench-ingest bench-metrics clean lock
+.PHONY: help install install-dev install-spark run test lint format bench bench-ingest bench-metrics bench-spark clean lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ bench-ingest: .venv/installed-dev ## Measure the ingest door, beside VictoriaMet
 bench-metrics: .venv/installed-dev ## Measure the catalogue's figures, beside the same SQL written by hand
 	$(BIN)/python -m benchmarks.metrics
 
+install-spark: .venv/installed-dev ## Add what ANALYTICS_ENGINE=spark needs besides Java (400 MB)
+	$(PIP) install $(HASHED) requirements/spark.txt
+
+bench-spark: install-spark ## Measure Spark's tables beside DuckDB's, and that they are equal (needs Java)
+	$(BIN)/python -m benchmarks.spark
+
 clean: ## Remove .venv and caches; the data in .analytics stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -50,6 +56,8 @@ lock: ## Resolve the dependencies again (needs uv)
 		--custom-compile-command "make lock" pyproject.toml --group build -o requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
 		--custom-compile-command "make lock" pyproject.toml --group build --group dev -c requirements/run.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
+		--custom-compile-command "make lock" pyproject.toml --extra spark -c requirements/dev.txt -o requirements/spark.txt
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

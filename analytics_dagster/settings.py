@@ -208,6 +208,9 @@ class Settings(BaseSettings):
     parallel_workers: int = Field(
         8, ge=1, le=256, description="Most tenants that a step computes at once; never more than there are processors."
     )
+    analytics_engine: Annotated[str, Field(pattern="^(duckdb|spark)$")] = Field(
+        "duckdb", description="What computes the metrics' tables: duckdb, or spark (needs the extra `spark` and Java 17)."
+    )
 
     @field_validator("analytics_database_url")
     @classmethod

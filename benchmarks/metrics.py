@@ -19,6 +19,7 @@ from benchmarks.asking import ninety_days
 from benchmarks.late_plays import late_plays
 from benchmarks.plays import FIRST, aggregate, tenant_of, write
 from benchmarks.report import Line
+from benchmarks.spark import both_engines
 from benchmarks.tenants import many_tenants
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "late": late_plays,
     "tenants": many_tenants,
     "asking": ninety_days,
+    "spark": both_engines,
 }
 
 

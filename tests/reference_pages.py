@@ -90,7 +90,7 @@ SETTINGS = {
         "smtp_from",
     ),
     "Models": ("ml_model_retrain_frequency", "anomaly_detection_threshold", "trend_forecast_horizon"),
-    "Work": ("parallel_workers",),
+    "Work": ("parallel_workers", "analytics_engine"),
 }
 NOT_YET = (
     "redis_host",

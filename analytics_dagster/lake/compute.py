@@ -1,8 +1,12 @@
-"""DuckDB connections, all opened alike: UTC, bounded memory, no extension downloads, no progress bars."""
+"""DuckDB connections, all opened alike: UTC, bounded memory, no extension downloads, no progress bars.
+
+Aggregate tables may be computed by another engine (`ComputeEngine`); Spark's sessions are in `spark.py`.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +14,13 @@ if TYPE_CHECKING:
 
 # A day of 1,000,000 plays goes from landing to aggregates in less than half of this; beyond it DuckDB spills to disk.
 MEMORY_LIMIT = "1200MB"
+
+
+class ComputeEngine(StrEnum):
+    """What computes aggregate tables (ANALYTICS_ENGINE). Everything else, figures included, is DuckDB's."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
 
 
 def connect(threads: int | None = None, memory_limit: str | None = None, database: str = ":memory:") -> duckdb.DuckDBPyConnection:

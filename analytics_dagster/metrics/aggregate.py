@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from analytics_dagster.lake.compute import connect, identifier
+from analytics_dagster.lake.compute import ComputeEngine, connect, identifier
 from analytics_dagster.lake.schemas import MEASURED, TableSchema
 from analytics_dagster.metrics.compile import FINER, SOURCE
 from analytics_dagster.metrics.declarations import Family, Grain
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from analytics_dagster.lake.lake import Table, TenantLake
+    from analytics_dagster.metrics.spark_sql import SparkStates
 
 # Source rows that one query groups: with it, 73 days of 10,000,000 plays peak at 920 MB for the whole process, sets included.
 ROWS_AT_ONCE = 2_000_000
@@ -39,23 +41,26 @@ def aggregate_days(
     session_gap_ms: int = SESSION_GAP_MS,
     skip: Collection[dt.date] = (),
     rows_at_once: int = ROWS_AT_ONCE,
+    engine: ComputeEngine = ComputeEngine.DUCKDB,
 ) -> None:
     """Compute the family's tables (`<family>_hour`, `<family>_day`, ..., `<family>_counts`) for the days `first` to `last`
     (inclusive, UTC), each in one commit.
 
     Reads raw/<source>. The same rows give the same sorted rows. Days in `skip` keep what they had. `stream_ms` is the length
     from which a play counts as a stream, `session_gap_ms` the longest gap within a session. A process killed between two commits
-    leaves days that the next run mends. A tenant that never had such rows gets no tables.
+    leaves days that the next run mends. A tenant that never had such rows gets no tables. Every `engine` gives the same rows;
+    Spark raises UserError where it is not installed or a declaration has no form for it.
     """
     raw, tables = tenant.table(MEASURED[family.source]), [tenant.table(family.table(grain)) for grain in family.grains]
     if not raw.exists() and not tables[-1].exists():
         return
     skipped = frozenset(day for day in skip if first <= day <= last)
+    spark = _spark() if engine is ComputeEngine.SPARK else None
     with connect() as connection:
         if not any(pa.types.is_floating(column.type) for column in raw.schema.columns):
             # What `connect` switches it off for is NaN; without fractions it saves half of the grouping.
             connection.execute("SET disabled_optimizers = ''")
-        days = _Days(connection, family, first, last, skipped)
+        days = _Days(connection, family, first, last, skipped, spark)
         spans = days.spans(raw, rows_at_once, Grain.HOUR if family.grains[0] is Grain.MINUTE else Grain.DAY)
         known = {"stream_ms": stream_ms, "session_gap_ms": session_gap_ms}
         parameters = {name: known[name] for name in family.queries.parameters}
@@ -69,17 +74,39 @@ def aggregate_days(
             days.write_counts(tenant.table(family.counts))
 
 
+def _spark() -> SparkStates:
+    from analytics_dagster.metrics.spark_sql import SparkStates
+
+    return SparkStates()
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The rows of a table that a view stands for: files that may hold them, the span, and the condition on a row."""
+
+    table: Table
+    files: list[str]
+    span: Span
+    condition: str
+
+
 class _Days:
-    """The days of one call: what is read for them, span by span, and what is written."""
+    """The days of one call: what is read for them, span by span, and what is written. `spark`: where queries run, if not here."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, family: Family, first: dt.date, last: dt.date, skipped: frozenset[dt.date]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        family: Family,
+        first: dt.date,
+        last: dt.date,
+        skipped: frozenset[dt.date],
+        spark: SparkStates | None,
     ) -> None:
-        self._connection, self._family = connection, family
+        self._connection, self._family, self._spark = connection, family, spark
         self._first, self._last = first, last
         self._skipped = ", ".join(f"DATE '{day}'" for day in sorted(skipped))
         self._measures = sets_of(family)
-        self._sets = SetBuilder(connection, family) if self._measures else None
+        self._sets = SetBuilder(connection, family, spark) if self._measures else None
 
     def spans(self, raw: Table, rows_at_once: int, unit: Grain) -> list[Span]:
         """Consecutive spans of whole days or hours over all days, of at most `rows_at_once` rows unless one unit has more."""
@@ -107,14 +134,25 @@ class _Days:
     def built(self, raw: Table, target: Table, spans: list[Span], parameters: dict[str, int]) -> Iterator[pa.RecordBatch]:
         """The finest grain's rows, with sets where it is the only one."""
         build, sets, [finest, *_] = self._family.queries.build, self._sets, self._family.grains
+        made = self.made(build, parameters)
         if sets is None or finest not in self._family.set_grains:
-            return self.rows({SOURCE: raw}, target, spans, lambda: build, parameters)
-        return self.rows({SOURCE: raw}, target, spans, lambda: sets.with_sets(finest, build, parameters))
+            return self.rows({SOURCE: raw}, target, spans, made, parameters)
+        return self.rows({SOURCE: raw}, target, spans, lambda: sets.with_sets(finest, made(), parameters))
+
+    def made(self, query: str, parameters: dict[str, int]) -> Callable[[], str]:
+        """What is to be run here for a query over the views; Spark's rows are handed over when it is asked for."""
+
+        def on_spark(spark: SparkStates) -> str:
+            self._connection.register("made_by_spark", spark.rows(query, parameters))
+            return "SELECT * FROM made_by_spark"
+
+        spark = self._spark
+        return (lambda: query) if spark is None else (lambda: on_spark(spark))
 
     def merged(self, grain: Grain, parameters: dict[str, int]) -> Callable[[], str]:
         """What is to be run over the rows in FINER and, where sets are kept, in SOURCE."""
-        query, sets = self._family.queries.merges[grain], self._sets
-        return (lambda: query) if sets is None else (lambda: sets.with_sets(grain, query, parameters))
+        made, sets = self.made(self._family.queries.merges[grain], {}), self._sets
+        return made if sets is None else (lambda: sets.with_sets(grain, made(), parameters))
 
     def rows(
         self,
@@ -129,9 +167,13 @@ class _Days:
         # Made before the first row is asked for: Delta cannot be opened from within a Delta write.
         steps = []
         for span in spans:
-            contents = {name: f"SELECT * FROM {_within(table, span)}{keep}" for name, table in views.items()}
-            steps.append((contents, self._kept(_within(target, span), " AND", target.schema)))
-        return self._run(steps, query, parameters or {}, target.schema)
+            contents = {
+                name: _Content(table, table.files(*_days_of(span)), span, _inside(span) + keep) for name, table in views.items()
+            }
+            kept = self._kept(f"{target.sql(*_days_of(span))} WHERE {_inside(span)}", " AND", target.schema)
+            steps.append((contents, kept))
+        given = (parameters or {}) if self._spark is None else {}
+        return self._run(steps, query, given, target.schema)
 
     def _kept(self, rows: str, joined_by: str, table: TableSchema) -> str:
         """What is added to a query for the skipped days among `rows`."""
@@ -140,15 +182,28 @@ class _Days:
         return f" UNION ALL SELECT {_columns(table)} FROM {rows}{joined_by} CAST(ts AS DATE) IN ({self._skipped})"
 
     def _run(
-        self, steps: list[tuple[dict[str, str], str]], query: Callable[[], str], parameters: dict[str, int], table: TableSchema
+        self,
+        steps: list[tuple[dict[str, _Content], str]],
+        query: Callable[[], str],
+        parameters: dict[str, int],
+        table: TableSchema,
     ) -> Iterator[pa.RecordBatch]:
         """Run the query over each step's own content of the views. Steps are in order of time, so all rows come sorted."""
         for contents, kept in steps:
             for name, content in contents.items():
-                self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {content}")
+                self._show(name, content)
             made = f"SELECT {_columns(table)} FROM ({query()}){kept}"
             result = self._connection.sql(f"SELECT * FROM ({made}) ORDER BY {_order(self._family, table)}", params=parameters)
             yield from result.to_arrow_reader(_BATCH_ROWS)
+
+    def _show(self, name: str, content: _Content) -> None:
+        """Make a view of the content, where queries run."""
+        table, files = content.table, content.files
+        if self._spark is not None:
+            self._spark.view(name, table.schema, files, content.condition)
+        else:
+            rows = table.sql_of(files, *_days_of(content.span), content.condition)
+            self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")
 
     def write_counts(self, table: Table) -> None:
         """Replace the days of the table of distinct counts by what was counted meanwhile."""
@@ -167,10 +222,15 @@ class _Days:
         table.overwrite_days(pa.RecordBatchReader.from_batches(target, cast), self._first, self._last)
 
 
-def _within(table: Table, span: Span) -> str:
+def _inside(span: Span) -> str:
+    """A condition that DuckDB and Spark read alike."""
     begin, end = span
-    rows = table.sql(begin.date(), (end - dt.timedelta(microseconds=1)).date())
-    return f"{rows} WHERE ts >= '{begin.isoformat()}' AND ts < '{end.isoformat()}'"
+    return f"ts >= '{begin.isoformat()}' AND ts < '{end.isoformat()}'"
+
+
+def _days_of(span: Span) -> tuple[dt.date, dt.date]:
+    begin, end = span
+    return begin.date(), (end - dt.timedelta(microseconds=1)).date()
 
 
 def _columns(table: TableSchema) -> str:

@@ -25,13 +25,14 @@ class FamilyQueries:
     """SQL of one family. `build` and `merges` give the columns of the family's tables, in the tables' order, unsorted.
 
     `build` makes the finest grain, `merges` each coarser one from the one before it, both without sets; `sets` selects the ids
-    that each coarser one has beside (see `sets.py`). `parameters` are the named parameters that `build` and `sets` take (a
-    subset of `expressions.PARAMETERS`).
+    that each coarser one has beside (see `sets.py`), `plain_sets` the same for an engine that has not DuckDB's hash.
+    `parameters` are the named parameters that `build` and `sets` take (a subset of `expressions.PARAMETERS`).
     """
 
     build: str
     merges: Mapping[Grain, str]
     sets: Mapping[Grain, tuple[str, ...]]
+    plain_sets: Mapping[Grain, tuple[str, ...]]
     parameters: tuple[str, ...]
 
 
@@ -42,12 +43,14 @@ def compile_family(family: Family) -> FamilyQueries:
     build = build_at(family, family.grains[0], family.measures)
     dimensions = [q(d.name) for d in family.dimensions]
     merges = {coarser: merge_by(family, dimensions, coarser, FINER) for _, coarser in itertools.pairwise(family.grains)}
-    ids = {
-        grain: tuple(sets.seen(family, measure, grain, _relation(family, (measure,))) for measure in sets.sets_of(family))
-        for grain in family.set_grains
-    }
+
+    def ids_by(select: Callable[[Family, Measure, Grain, str], str]) -> dict[Grain, tuple[str, ...]]:
+        relations = {measure: _relation(family, (measure,)) for measure in sets.sets_of(family)}
+        return {grain: tuple(select(family, m, grain, rows) for m, rows in relations.items()) for grain in family.set_grains}
+
+    ids, plain = ids_by(sets.seen), ids_by(sets.seen_plainly)
     written = "".join([build, *itertools.chain(*ids.values())])
-    return FamilyQueries(build, merges, ids, tuple(p for p in PARAMETERS if f"${p}" in written))
+    return FamilyQueries(build, merges, ids, plain, tuple(p for p in PARAMETERS if f"${p}" in written))
 
 
 def build_at(family: Family, grain: Grain, measures: Iterable[Measure]) -> str:

@@ -3,7 +3,7 @@
 MetricFlow's `expr` is SQL, and sqlglot is what ibis itself makes SQL with. An ibis expression would have to be made from the
 snippet by sqlglot first (`ibis.expr.sql` takes only a small part of SQL), costs 0.7 s of import, and is then turned
 into a sqlglot tree again. So the tree is kept: it is checked against the source's columns and types here, and written as
-DuckDB's SQL, or as Spark's by naming that dialect.
+DuckDB's SQL; a family's whole queries are translated to Spark's (`spark_sql.py`).
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ from analytics_dagster.metrics.declarations import FINER, Aggregation, Family, G
 if TYPE_CHECKING:
     import duckdb
 
+    from analytics_dagster.metrics.spark_sql import SparkStates
+
 MICROSECONDS = {Grain.MINUTE: 60_000_000, Grain.HOUR: 3_600_000_000, Grain.DAY: 86_400_000_000}
 # Microseconds of the year 1 before 1970, whole days: a remainder of what is not negative is not negative.
 _YEAR_ONE = 62_135_596_800_000_000
@@ -47,14 +49,23 @@ def seen(family: Family, measure: Measure, grain: Grain, relation: str) -> str:
     """A SELECT of every id of the rows in `relation`, once for each bucket and combination of dimensions: `combination` (as
     the function of that name gives it), `given` (the id) and `within` (the bits).
     """
+    key = combination(f"epoch_us(ts) - {_into(grain)}", (f"({d.expr})" for d in family.dimensions))
+    return _seen(measure, grain, [f"{key} AS combination"], relation)
+
+
+def seen_plainly(family: Family, measure: Measure, grain: Grain, relation: str) -> str:
+    """The same with `start` (microseconds) and the dimensions themselves, for an engine that has not DuckDB's hash."""
+    dimensions = (f"({d.expr}) AS {q(d.name)}" for d in family.dimensions)
+    return _seen(measure, grain, [f"epoch_us(ts) - {_into(grain)} AS start", *dimensions], relation)
+
+
+def _seen(measure: Measure, grain: Grain, keys: list[str], relation: str) -> str:
     finer = FINER[grain]
     kind = "INTEGER" if grain is Grain.DAY else "BIGINT"
     bit = f"CAST(1 AS {kind}) << CAST({_into(grain)} // {MICROSECONDS[finer]} AS {kind})"
-    dimensions = (f"({d.expr})" for d in family.dimensions)
-    keys = (
-        f"{combination(f'epoch_us(ts) - {_into(grain)}', dimensions)} AS combination, CAST(({measure.expr}) AS VARCHAR) AS given"
-    )
-    return f"SELECT {keys}, bit_or({bit}) AS within FROM {relation} WHERE ({measure.expr}) IS NOT NULL GROUP BY 1, 2"
+    columns = ", ".join([*keys, f"CAST(({measure.expr}) AS VARCHAR) AS given"])
+    by = ", ".join(str(n + 1) for n in range(len(keys) + 1))
+    return f"SELECT {columns}, bit_or({bit}) AS within FROM {relation} WHERE ({measure.expr}) IS NOT NULL GROUP BY {by}"
 
 
 def combination(start: str, dimensions: Iterable[str]) -> str:
@@ -70,10 +81,13 @@ def hashed(id_: str) -> str:
 
 
 class SetBuilder:
-    """Puts a grain's sets beside its other states, span by span, and keeps count. One connection's; its tables are temporary."""
+    """Puts a grain's sets beside its other states, span by span, and keeps count. One connection's; its tables are temporary.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, family: Family) -> None:
-        self._connection, self._family = connection, family
+    With `spark`, the ids are taken from the source rows there, and put together and counted here.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, family: Family, spark: SparkStates | None = None) -> None:
+        self._connection, self._family, self._spark = connection, family, spark
         self._dimensions = [q(d.name) for d in family.dimensions]
         connection.execute(
             "CREATE OR REPLACE TEMP TABLE counted "
@@ -84,8 +98,8 @@ class SetBuilder:
         """A SELECT of what `states` selects (a span's rows of the grain), with the sets of the rows in `source`, unsorted."""
         self._execute(f"CREATE OR REPLACE TEMP TABLE cells AS {states}", parameters)
         joins, columns = "", ["cells.*"]
-        for n, (measure, query) in enumerate(zip(sets_of(self._family), self._family.queries.sets[grain], strict=True)):
-            self._execute(f"CREATE OR REPLACE TEMP TABLE seen AS {query}", parameters)
+        for n, (measure, query) in enumerate(zip(sets_of(self._family), self._queries(grain), strict=True)):
+            self._execute(f"CREATE OR REPLACE TEMP TABLE seen AS {self._seen(query, parameters)}", parameters)
             ids = "seen"
             if grain is Grain.DAY:
                 self._count(measure)
@@ -99,6 +113,16 @@ class SetBuilder:
             columns += [f"sets{n}.ids AS {q(measure.name)}", f"sets{n}.within AS {q(within(measure.name))}"]
         self._connection.execute("DROP TABLE IF EXISTS seen; DROP TABLE IF EXISTS people; DROP TABLE IF EXISTS ids")
         return f"SELECT {', '.join(columns)} FROM cells{joins}"
+
+    def _queries(self, grain: Grain) -> tuple[str, ...]:
+        return (self._family.queries.sets if self._spark is None else self._family.queries.plain_sets)[grain]
+
+    def _seen(self, query: str, parameters: dict[str, int]) -> str:
+        if self._spark is None:
+            return query
+        given = {name: value for name, value in parameters.items() if f"${name}" in query}
+        self._connection.register("seen_by_spark", self._spark.rows(query, given))
+        return f"SELECT {combination('start', self._dimensions)} AS combination, given, within FROM seen_by_spark"
 
     def _count(self, measure: Measure) -> None:
         """How many ids there are each day, and of each value of each one dimension.

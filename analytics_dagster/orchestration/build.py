@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from analytics_dagster.ingest.raw import build_catalogue, build_raw_days, first_arrival, newest_note
 from analytics_dagster.installation import Installation
+from analytics_dagster.lake.compute import ComputeEngine
 from analytics_dagster.lake.content import EMPTY_HASH, DayContent, days_between
 from analytics_dagster.lake.lake import TenantLake
 from analytics_dagster.lake.publications import Publication, Status
@@ -117,6 +118,7 @@ def build_aggregates(
 
     stream_ms = installation.settings.analytics_stream_seconds * 1000
     session_gap_ms = installation.settings.analytics_session_gap_minutes * 60_000
+    engine = ComputeEngine(installation.settings.analytics_engine)
     day_table = family.table("day")
 
     def compute(lake: TenantLake) -> tuple[list[Publication], Counter[dt.date]]:
@@ -125,7 +127,17 @@ def build_aggregates(
         inputs = {p.day: p for p in raw if p.status is Status.PUBLISHED}
         bases = {day: Basis(family.version, stream_ms, p.input_id, p.rows, session_gap_ms) for day, p in inputs.items()}
         skip = frozenset(days_between(since, last)) - inputs.keys()
-        work = partial(aggregate_days, lake, family, first, last, stream_ms=stream_ms, session_gap_ms=session_gap_ms, skip=skip)
+        work = partial(
+            aggregate_days,
+            lake,
+            family,
+            first,
+            last,
+            stream_ms=stream_ms,
+            session_gap_ms=session_gap_ms,
+            skip=skip,
+            engine=engine,
+        )
         noted = Restating(installation, family, lake, run_id).around(work, bases)
         made = publications_of(lake, day_table, family.asset, first, last, since=since, skip=skip)
         return [replace(p, input_id=inputs[p.content.day].sequence, basis=bases[p.content.day].text()) for p in made], noted

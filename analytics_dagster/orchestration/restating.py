@@ -30,7 +30,7 @@ import pyarrow as pa
 from analytics_dagster.ingest.landing import FROM_LOG
 from analytics_dagster.ingest.lateness import closed_through, lateness_of, seen_of
 from analytics_dagster.installation import Installation
-from analytics_dagster.lake.compute import connect, literal
+from analytics_dagster.lake.compute import ComputeEngine, connect, literal
 from analytics_dagster.lake.content import day_contents
 from analytics_dagster.lake.lake import Table, TenantLake
 from analytics_dagster.lake.publications import Publication, PublicationRecord, Status
@@ -192,9 +192,10 @@ def measure_ledger(installation: Installation, lake: TenantLake, first: dt.date,
     from analytics_dagster.metrics.aggregate import aggregate_days
 
     family = catalogue(installation.settings.analytics_metrics).family(RESTATEMENTS.name)
+    engine = ComputeEngine(installation.settings.analytics_engine)
     ledger = lake.table(RESTATEMENTS)
     with ledger.lock():  # two families may be computed at once, and who reads the ledger last must write last
-        aggregate_days(lake, family, first, last, stream_ms=0)
+        aggregate_days(lake, family, first, last, stream_ms=0, engine=engine)
         made = publications_of(lake, family.table(Grain.DAY), family.asset, first, last, since=_first_day(ledger))
         installation.publications.record(made, run_id)
     return made
