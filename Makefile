@@ -38,7 +38,7 @@ bench: .venv/installed-dev ## Measure what the documentation claims
 bench-ingest: .venv/installed-dev ## Measure the ingest door, beside VictoriaMetrics where it is installed
 	$(BIN)/python -m benchmarks.ingest
 
-bench-metrics: .venv/installed-dev ## Measure the catalogue's figures, beside the same SQL written by hand
+bench-metrics: .venv/installed-dev ## Measure the catalogue's figures, beside the same SQL by hand, and Spark where it is installed
 	$(BIN)/python -m benchmarks.metrics
 
 install-spark: .venv/installed-dev ## Add what ANALYTICS_ENGINE=spark needs besides Java (400 MB)

@@ -37,8 +37,8 @@ WORDS: dict[str, tuple[Any, ...]] = {
 }
 EVENTS = {
     "subscriptions": ("signup", "trial", "upgrade", "renewal", "downgrade", "cancel", "reactivate"),
-    "interactions": ("save", "unsave", "playlist_add", "playlist_remove", "share", "discover", "follow", "follow", "follow", "unfollow",
-                     "invite", "join"),
+    "interactions": ("save", "unsave", "playlist_add", "playlist_remove", "share", "discover", "invite", "join",
+                     "follow", "follow", "follow", "unfollow"),
 }  # fmt: skip
 FRACTIONS = (0.1, -0.1, 0.0, -0.0, 2.5e-9, 1 / 3, 12345.678901234567, 9007199254740993.0, 99999999999999983616.0, 1e20, -3e25,
              math.nan, math.inf, -math.inf)  # fmt: skip
