@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from analytics_dagster.metrics.declarations import Family
 
 ROUNDS = 3
-PLAYS, LISTENERS = 1_000_000, 200_000
+PLAYS, LISTENERS = 200_000, 40_000
 # Measures and sets; sessions cut from plays; plays judged by the counting policies.
 FAMILIES = ("listening", "sessions", "counting")
 
 
 def both_engines() -> Iterator[Line]:
-    """A day of 1,000,000 plays by up to 200,000 listeners. What Spark takes to start is told apart.
+    """A day of 200,000 plays by up to 40,000 listeners. What Spark takes to start is told apart.
 
     Where Spark is not installed, one line says what is missing.
     """
