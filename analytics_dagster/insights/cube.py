@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analytics_dagster.insights.series import Series
+from analytics_dagster.insights.significance import Scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ OTHER = "Other"
 UNKNOWN = "(unknown)"
 _DAY_US = 86_400_000_000
 _RATIOS = frozenset({"ratio", "percent"})
+_PLAIN = _RATIOS | {"ms", "us"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Whole:
 
     metric: str
     values: NDArray[np.float64]
-    counts: bool
+    scale: Scale
 
     @property
     def week_ago(self) -> float:
@@ -59,7 +61,7 @@ class Split:
     values: NDArray[np.float64]
     weights: NDArray[np.float64] | None
     whole: NDArray[np.float64]
-    counts: bool
+    scale: Scale
 
     def judged(self, least: float) -> list[int]:
         """Elements to be judged by themselves: large enough, by the mean of their last four weeks, and there on most days of
@@ -68,9 +70,25 @@ class Split:
         import numpy as np
 
         recent = np.nan_to_num((self.values if self.weights is None else self.weights)[-29:-1])
-        if not len(recent):
+        # What is left over is nobody, and a single element is the whole.
+        if not len(recent) or len(self.elements) < 2:
             return []
-        return np.flatnonzero((recent.mean(axis=0) >= least) & ((recent > 0).mean(axis=0) >= 0.5)).tolist()
+        own = np.array([element != OTHER for element in self.elements])
+        return np.flatnonzero(own & (recent.mean(axis=0) >= least) & ((recent > 0).mean(axis=0) >= 0.5)).tolist()
+
+    def least_deviation(self, element: int) -> float:
+        """What chance alone gives a ratio of n: the root of r (1 - r) / n, or of r / n where r is above 1. NaN for counts.
+
+        r is the element's mean of four weeks, n what the ratio is of on the day itself.
+        """
+        import numpy as np
+
+        if self.weights is None:
+            return float("nan")
+        r, n = float(np.nanmean(self.values[-29:-1, element])), float(np.nan_to_num(self.weights[-1, element]))
+        if not n > 0 or not r >= 0:
+            return float("nan")
+        return float(np.sqrt((r * (1 - r) if r <= 1 else r) / n))
 
     def share(self, element: int) -> float:
         """Share of the total (for a ratio: of the weight) that the element had over the last four weeks and has now."""
@@ -84,11 +102,14 @@ class Split:
         )
 
     def reconciles(self, within: float) -> bool:
-        """Whether the elements add up to the whole (not so for listeners with two devices), and none is negative."""
+        """Whether the elements make up the whole, by sum or mean (not so for listeners with two devices), none negative."""
         import numpy as np
 
         here = np.isfinite(self.whole[-29:])
         total, parts = self.whole[-29:][here], np.nansum(self.values[-29:][here], axis=1)
+        if self.weights is not None:
+            weights = np.where(np.isfinite(self.values), self.weights, 0.0)[-29:][here]
+            parts = np.nansum(self.values[-29:][here] * weights, axis=1) / np.fmax(weights.sum(axis=1), 1e-300)
         return (
             bool(len(total))
             and not (self.values < 0).any()
@@ -133,33 +154,44 @@ def whole_of(series: Series, first: date, last: date) -> Whole:
     """The series' days from `first` to `last`, both included."""
     import numpy as np
 
-    at, values = _placed(series.daily, first, last)
+    at, values = _placed(_within(series.daily, first, last), first)
     line = np.full((last - first).days + 1, np.nan)
     line[at] = values
-    return Whole(series.metric, line, _counts(series.unit, line))
+    return Whole(series.metric, line, _scale(series.unit, line))
 
 
 def split_of(series: Series, dimension: str, table: pa.Table, whole: Whole, first: date, last: date) -> Split | None:
     """One dimension of the series; None when it has no rows in the window, or a ratio comes without weights."""
     import numpy as np
 
-    at, values = _placed(table, first, last)
+    rows = _within(table, first, last)
+    at, values = _placed(rows, first)
     if not len(at):
         return None
     ratio = "weight" in table.column_names
     if not ratio and series.unit in _RATIOS:
         return None
-    names = pc.fill_null(_within(table, first, last)[dimension].cast(pa.string()), UNKNOWN).combine_chunks().dictionary_encode()
+    names = pc.fill_null(rows[dimension].cast(pa.string()), UNKNOWN).combine_chunks().dictionary_encode()
     elements, which = names.dictionary.to_pylist(), names.indices.to_numpy()
     shape = (len(whole.values), len(elements))
     grid = np.full(shape, np.nan)
     grid[at, which] = values
     if ratio:
         weights = np.zeros(shape)
-        weights[at, which] = np.nan_to_num(_within(table, first, last)["weight"].cast(pa.float64()).to_numpy())
-        kept = np.argsort(-weights.sum(axis=0), kind="stable")[:MOST_ELEMENTS]
-        chosen = tuple(elements[i] for i in kept)
-        return Split(series.metric, dimension, chosen, grid[:, kept], weights[:, kept], whole.values, False)
+        weights[at, which] = np.nan_to_num(rows["weight"].cast(pa.float64()).to_numpy())
+        weights = np.where(np.isfinite(grid), weights, 0.0)
+        order = np.argsort(-weights.sum(axis=0), kind="stable")
+        kept, rest = order[:MOST_ELEMENTS], order[MOST_ELEMENTS:]
+        chosen = [elements[i] for i in kept]
+        if len(rest):
+            chosen.append(OTHER)
+            below = weights[:, rest].sum(axis=1)
+            above = np.nansum(grid[:, rest] * weights[:, rest], axis=1)
+            left = np.where(below > 0, above / np.fmax(below, 1e-300), np.nan)
+            grid, weights = np.column_stack([grid[:, kept], left]), np.column_stack([weights[:, kept], below])
+        else:
+            grid, weights = grid[:, kept], weights[:, kept]
+        return Split(series.metric, dimension, tuple(chosen), grid, weights, whole.values, Scale.PLAIN)
     there = np.isfinite(whole.values)[:, None]
     grid = np.where(np.isnan(grid) & there, 0.0, grid)
     order = np.argsort(-np.nansum(grid, axis=0), kind="stable")
@@ -168,7 +200,7 @@ def split_of(series: Series, dimension: str, table: pa.Table, whole: Whole, firs
     if len(rest):
         columns.append(np.where(there[:, 0], np.nansum(grid[:, rest], axis=1), np.nan)[:, None])
         labels.append(OTHER)
-    return Split(series.metric, dimension, tuple(labels), np.hstack(columns), None, whole.values, whole.counts)
+    return Split(series.metric, dimension, tuple(labels), np.hstack(columns), None, whole.values, whole.scale)
 
 
 def _within(table: pa.Table, first: date, last: date) -> pa.Table:
@@ -177,11 +209,10 @@ def _within(table: pa.Table, first: date, last: date) -> pa.Table:
     return table.filter(pc.and_(pc.greater_equal(ts, begin), pc.less(ts, end + _DAY_US)))
 
 
-def _placed(table: pa.Table, first: date, last: date) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Day numbers from `first` on, and values, of the rows within the window."""
+def _placed(rows: pa.Table, first: date) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Day numbers from `first` on, and values."""
     import numpy as np
 
-    rows = _within(table, first, last)
     at = (np.asarray(_ts(rows).to_numpy()) - _micros(first)) // _DAY_US
     return at.astype(np.int64), np.asarray(pc.fill_null(rows["value"].cast(pa.float64()), float("nan")).to_numpy())
 
@@ -195,9 +226,11 @@ def _micros(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
 
 
-def _counts(unit: str, values: NDArray[np.float64]) -> bool:
-    """Whole numbers that never are negative, in a unit that counts things (bytes and seconds are amounts, harmlessly so)."""
+def _scale(unit: str, values: NDArray[np.float64]) -> Scale:
+    """A count holds whole numbers, an amount others; neither is ever negative, and latencies and shares are neither."""
     import numpy as np
 
     seen = values[np.isfinite(values)]
-    return unit not in _RATIOS and bool((seen >= 0).all()) and bool((seen == np.round(seen)).all())
+    if unit in _PLAIN or not len(seen) or (seen < 0).any():
+        return Scale.PLAIN
+    return Scale.COUNT if (seen == np.round(seen)).all() else Scale.AMOUNT

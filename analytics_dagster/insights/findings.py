@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from analytics_dagster.insights.cube import Split, Whole, split_of, whole_of
-from analytics_dagster.insights.drivers import Driver, MixChange, best_dimension, drivers, mix_change
+from analytics_dagster.insights.cube import OTHER, Split, Whole, split_of, whole_of
+from analytics_dagster.insights.drivers import Driver, MixChange, across, drivers, explain, mix_change, ratio_drivers
 from analytics_dagster.insights.numbers import relative_change
 from analytics_dagster.insights.series import Direction, Series
-from analytics_dagster.insights.significance import FALSE_SHARE, HISTORY_DAYS, Judged, believable, judge
+from analytics_dagster.insights.significance import FALSE_SHARE, HISTORY_DAYS, LEAST_REPLAYED, Judged, believable, judge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,10 @@ DRIVER_WEEKS = 4
 """Same weekdays whose mean is the expectation of parts: a mean, unlike a median, adds up over the parts."""
 LEAST_EXPECTED = 20.0
 """Parts expected to be smaller are not judged by themselves: a handful of plays is always news."""
+SOME_MIX, SURE = 0.1, 3.0
+"""A ratio that moved with its mix by more than a tenth must be so many usual deviations off without it, or is not told."""
+SAME_STORY = 0.8
+"""Correlation of two series' past deviations from which they are told as one."""
 RECONCILED = 0.01
 """A dimension whose parts differ from the total by more (listeners on two devices) does not add up and has no drivers."""
 
@@ -48,7 +52,8 @@ class Finding:
     """One thing worth telling. `change` is a share of the expected value, for shares a difference (0.01 is 1 pp).
 
     z, p: NaN where not judged that way. element: (dimension, element) for a part. bad: whether it goes the declared bad
-    way; None where neither way is bad. evenly: dimensions over which the change was spread evenly.
+    way; None where neither way is bad. evenly: dimensions over which the change was spread evenly. also: metrics that tell the
+    same story.
     """
 
     kind: Kind
@@ -65,6 +70,7 @@ class Finding:
     evenly: tuple[str, ...] = ()
     mix: MixChange | None = None
     reason: str = ""
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,19 +108,22 @@ def find(day: date, series: Sequence[Series], anomalies: pa.Table | None = None)
     columns = [whole.values for whole in wholes] + [split.values[:, i] for split, i in parts]
     if not columns:
         return Found((), (), 0)
-    counts = [whole.counts for whole in wholes] + [split.counts for split, _ in parts]
-    judged = judge(np.column_stack(columns), np.array(counts))
-    stands = believable(judged.p, FALSE_SHARE)
+    scales = [whole.scale for whole in wholes] + [split.scale for split, _ in parts]
+    least = [math.nan] * len(wholes) + [split.least_deviation(i) for split, i in parts]
+    judged = judge(np.column_stack(columns), scales, np.array(least))
+    # Two families of hypotheses: few totals, which matter most, must not drown among hundreds of parts.
+    stands = np.concatenate([believable(judged.p[: len(wholes)], FALSE_SHARE), believable(judged.p[len(wholes) :], FALSE_SHARE)])
     odd = _odd(day, anomalies)
-    findings = [
-        _whole_finding(one, whole, judged, i, bool(stands[i]), odd, splits)
+    told = [
+        (finding, i)
         for i, (one, whole) in enumerate(zip(series, wholes, strict=True))
+        if (finding := _whole_finding(one, whole, judged, i, bool(stands[i]), odd, splits)) is not None
     ]
-    told = [finding for finding in findings if finding is not None]
-    told += _parts(series, parts, judged, stands, len(wholes), {finding.metric for finding in told})
+    told += _parts(series, parts, judged, stands, len(wholes), {finding.metric for finding, _ in told}, splits)
     days = tuple(_day(whole, judged, i) for i, whole in enumerate(wholes))
     order = {one.metric: place for place, one in enumerate(series)}
-    return Found(tuple(sorted(told, key=lambda finding: _rank(finding, order))), days, int(np.isfinite(judged.p).sum()))
+    merged = together(told, judged, order)
+    return Found(tuple(sorted(merged, key=lambda finding: _rank(finding, order))), days, int(np.isfinite(judged.p).sum()))
 
 
 def _rank(finding: Finding, order: Mapping[str, int]) -> tuple[float, float, int, str]:
@@ -137,6 +146,8 @@ def _whole_finding(
     expected = expected if math.isfinite(expected) else whole.week_ago
     mine = [split for split in splits if split.metric == one.metric]
     named, evenly, mix = _where(mine, value - expected)
+    if mix is not None and not mix.misleading and abs(mix.mix) >= SOME_MIX * abs(mix.total) and abs(z * mix.beside) < SURE:
+        return None
     return Finding(
         Kind.CHANGE if stands else Kind.ODD,
         one.metric,
@@ -161,19 +172,16 @@ def _parts(
     stands: NDArray[np.bool_],
     offset: int,
     told: set[str],
-) -> list[Finding]:
-    """The best standing part of each metric that is not told as a whole already (there it is among the drivers)."""
+    splits: Sequence[Split],
+) -> list[tuple[Finding, int]]:
+    """The standing parts of metrics that are not told as a whole already (there they are among the drivers)."""
     by_metric = {one.metric: one for one in series}
-    best: dict[str, Finding] = {}
+    found = []
     for at, (split, i) in enumerate(parts, start=offset):
         if not stands[at] or split.metric in told:
             continue
-        one, value, expected, p = (
-            by_metric[split.metric],
-            float(split.values[-1, i]),
-            float(judged.expected[at]),
-            float(judged.p[at]),
-        )
+        one, value, expected = by_metric[split.metric], float(split.values[-1, i]), float(judged.expected[at])
+        p = float(judged.p[at])
         finding = Finding(
             Kind.PART,
             split.metric,
@@ -185,31 +193,97 @@ def _parts(
             split.share(i) * (1 - p),
             _bad(one.direction, value - expected),
             element=(split.dimension, split.elements[i]),
+            mix=_mix_behind(split, splits, value - expected),
         )
-        if split.metric not in best or (finding.score, abs(finding.z)) > (best[split.metric].score, abs(best[split.metric].z)):
-            best[split.metric] = finding
-    return list(best.values())
+        found.append((finding, at))
+    return found
+
+
+def _mix_behind(part: Split, splits: Sequence[Split], difference: float) -> MixChange | None:
+    """A shift of the mix over another dimension that alone moves the whole ratio half as far: every part shows it too."""
+    if part.weights is None:
+        return None
+    changes = [
+        change
+        for split in splits
+        if split.metric == part.metric and split.dimension != part.dimension
+        if (change := mix_change(split.dimension, *split.ratio_sides(DRIVER_WEEKS))) is not None
+        if change.misleading and change.mix * difference > 0 and abs(change.mix) >= abs(difference) / 2
+    ]
+    return max(changes, key=lambda change: abs(change.mix), default=None)
+
+
+def together(told: Sequence[tuple[Finding, int]], judged: Judged, order: Mapping[str, int]) -> list[Finding]:
+    """One finding for metrics that tell the same story: about the same element, or whose days of the past went hand in hand.
+
+    Plays, streams and time listened are nearly one figure; told three times they would hide what else there is. The one that
+    says where stands for the others, which are named in `also`.
+    """
+    best = sorted(told, key=lambda pair: (not (pair[0].drivers or pair[0].element), *_rank(pair[0], order)))
+    kept: list[tuple[Finding, int]] = []
+    beside: dict[int, list[str]] = {}
+    for finding, at in best:
+        story = next((other for one, other in kept if _same_story(one, other, finding, at, judged)), None)
+        if story is None:
+            kept.append((finding, at))
+            beside[at] = []
+        else:
+            beside[story].append(finding.metric)
+    return [replace(one, also=tuple(sorted({*beside[at]} - {one.metric}, key=lambda metric: order[metric]))) for one, at in kept]
+
+
+def _same_story(one: Finding, at: int, other: Finding, also: int, judged: Judged) -> bool:
+    if Kind.MISSING in (one.kind, other.kind) or math.isnan(one.z) or math.isnan(other.z):
+        return False
+    sides = math.copysign(1.0, one.z) * math.copysign(1.0, other.z)
+    if one.element is not None and one.element == other.element and sides > 0:
+        return True
+    return (one.element is None) == (other.element is None) and sides * _correlation(
+        judged.residuals[:, (at, also)]
+    ) >= SAME_STORY
+
+
+def _correlation(pair: NDArray[np.float64]) -> float:
+    import numpy as np
+
+    known = pair[np.isfinite(pair).all(axis=1)]
+    if len(known) < LEAST_REPLAYED or not (known.std(axis=0) > 0).all():
+        return 0.0
+    first, second = (known - known.mean(axis=0)).T
+    return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum()))
 
 
 def _where(splits: Sequence[Split], difference: float) -> tuple[tuple[Driver, ...], tuple[str, ...], MixChange | None]:
     """Named drivers, the dimensions over which it was even, and for a ratio the split into movement and mix."""
-    ratios = [split for split in splits if split.weights is not None]
+    ratios = [split for split in splits if split.weights is not None and len(split.elements) > 1]
     if ratios:
-        changed = [
-            found for split in ratios if (found := mix_change(split.dimension, *split.ratio_sides(DRIVER_WEEKS))) is not None
-        ]
-        return (), (), max(changed, key=lambda change: abs(change.mix), default=None)
-    candidates: list[tuple[Driver, ...]] = []
-    evenly: list[str] = []
+        return _where_of_ratio(ratios, difference)
+    accounts, evenly = [], []
     for split in splits:
         now, then = split.sides(DRIVER_WEEKS)
         if (math.fsum(now.values()) - math.fsum(then.values())) * difference <= 0:
             continue
-        moved = drivers(split.dimension, now, then)
-        candidates.append(moved)
-        evenly += [] if best_dimension([moved]) else [split.dimension]
-    named = best_dimension(candidates)
+        account = explain(split.dimension, drivers(split.dimension, now, then), (OTHER,))
+        accounts.append(account)
+        evenly += [] if account.named else [split.dimension]
+    named = across(accounts)
     return named, () if named else tuple(sorted(evenly)), None
+
+
+def _where_of_ratio(splits: Sequence[Split], difference: float) -> tuple[tuple[Driver, ...], tuple[str, ...], MixChange | None]:
+    """Where one dimension's mix outweighs movement, it alone is told: in all others its shift looks like movement (Simpson)."""
+    changes, accounts = {}, {}
+    for split in splits:
+        sides = split.ratio_sides(DRIVER_WEEKS)
+        change = mix_change(split.dimension, *sides)
+        if change is not None and change.total * difference > 0:
+            changes[split.dimension] = change
+            accounts[split.dimension] = explain(split.dimension, ratio_drivers(split.dimension, *sides), (OTHER,))
+    mix = max(changes.values(), key=lambda change: abs(change.mix), default=None)
+    if mix is not None and mix.misleading:
+        return accounts[mix.dimension].named, (), mix
+    named = across(list(accounts.values()))
+    return named, (), changes[named[0].dimension] if named else mix
 
 
 def _splits(one: Series, whole: Whole, first: date, day: date) -> list[Split]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from analytics_dagster.insights.series import Series
@@ -39,7 +40,7 @@ class _Splits(Mapping[str, "pa.Table"]):
 
     def __init__(self, reader: DayReader, catalogue: Catalogue, metric: Metric, where: tuple[str, ...], since: dt.date) -> None:
         self._reader, self._metric, self._where, self._since = reader, metric, where, since
-        self._denominator = _denominator(catalogue, metric)
+        self._denominator = _denominator(metric)
         self._made: dict[str, pa.Table] = {}
         pinned = {condition.partition("=")[0] for condition in where}
         self._names = [d.name for d in catalogue.family_of(metric).dimensions if d.name not in pinned]
@@ -69,12 +70,9 @@ class _Splits(Mapping[str, "pa.Table"]):
         return joined.sort_by([("ts", "ascending"), (dimension, "ascending")])
 
 
-def _denominator(catalogue: Catalogue, metric: Metric) -> Metric | None:
-    """The declared metric that is this ratio's denominator, if there is one."""
-    if not isinstance(metric.formula, Ratio):
-        return None
-    family = catalogue.family_of(metric)
-    return next((m for m in family.metrics if m.formula == metric.formula.denominator), None)
+def _denominator(metric: Metric) -> Metric | None:
+    """What a ratio is divided by, as a metric of its own; it need not be declared as one."""
+    return replace(metric, formula=metric.formula.denominator) if isinstance(metric.formula, Ratio) else None
 
 
 def _apart(reader: DayReader, catalogue: Catalogue, metric: Metric) -> list[tuple[str, tuple[str, ...]]]:

@@ -32,13 +32,25 @@ COLUMNS = ("tenant", "incident", "kind", "start", "end", "description", "paramet
 
 
 class IncidentKind(StrEnum):
-    """The kinds, in the order in which the first tenant gets them when there is no room for all."""
+    """What can go wrong. Those of PLANNED are in every longer simulation, the others where `build_population` is given them."""
 
     BROKEN_CLIENT = "broken_client"
     OUTAGE = "outage"
     BOT_FARM = "bot_farm"
     VIRAL_HIT = "viral_hit"
     LATE_BATCH = "late_batch"
+    PLAYLIST_REMOVAL = "playlist_removal"
+    MIX_SHIFT = "mix_shift"
+
+
+PLANNED = (
+    IncidentKind.BROKEN_CLIENT,
+    IncidentKind.OUTAGE,
+    IncidentKind.BOT_FARM,
+    IncidentKind.VIRAL_HIT,
+    IncidentKind.LATE_BATCH,
+)
+"""In the order in which the first tenant gets them when there is no room for all."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Incident:
 def plan_incidents(parameters: Parameters) -> tuple[Incident, ...]:
     """The incidents of a tenant, in time order, no two on one day.
 
-    Fewer than FEWEST_DAYS days have none; from 20 days on there are all five kinds; in between as many as fit three days
+    Fewer than FEWEST_DAYS days have none; from 20 days on there are all of PLANNED; in between as many as fit three days
     each. Which ones come first rotates by tenant, so that together the tenants show more kinds.
     """
     planned: list[Incident] = []
@@ -78,17 +90,16 @@ def plan_incidents(parameters: Parameters) -> tuple[Incident, ...]:
             break  # what is left over after full rounds stays quiet
         quiet_end = max(3, days // 10)
         room = days - QUIET_START - quiet_end
-        count = min(len(IncidentKind), max(1, room // 3)) if days >= FEWEST_DAYS else 0
+        count = min(len(PLANNED), max(1, room // 3)) if days >= FEWEST_DAYS else 0
         planned += _round(parameters, start + QUIET_START, max(room, 1), count, start // ROUND_DAYS) if count else []
     return tuple(sorted(planned, key=lambda incident: incident.start))
 
 
 def _round(parameters: Parameters, first: int, room: int, count: int, number: int) -> list[Incident]:
     rng = stream(parameters.seed, parameters.tenant, "incidents", number)
-    kinds = list(IncidentKind)
     planned = []
     for position, step in enumerate(rng.permutation(count)):
-        kind = kinds[(parameters.ordinal + int(step)) % len(kinds)]
+        kind = PLANNED[(parameters.ordinal + int(step)) % len(PLANNED)]
         low, high = first + position * room // count, first + (position + 1) * room // count
         planned.append(_incident(parameters, kind, low, high, f"{kind}-{number + 1}", rng))
     return planned

@@ -48,6 +48,9 @@ class Sessions:
     """-1 where the source is no playlist."""
     device: Codes
 
+    def take(self, which: Flags) -> Sessions:
+        return Sessions(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class Plays:
@@ -121,11 +124,12 @@ def _open_sessions(population: Population, day: date, number: int, rng: np.rando
     midnight = number * DAY_MS
     here = (registered < midnight + DAY_MS) & (leaves > midnight) & (people.bot[:known] < 0)
     fading = np.clip((leaves - midnight) / (FADE_DAYS * DAY_MS), 0.2, 1.0)
-    chance = np.minimum(people.activity[:known] * daily_factor(population, day) * fading, 0.98)
+    keen = people.activity[:known] * daily_factor(population, day) * fading * _drawn_by_tier(population, day, known)
+    chance = np.minimum(keen, 0.98)
     active = np.flatnonzero(here & (rng.random(known) < chance)).astype(np.int32)
     member = np.repeat(active, 1 + rng.poisson(people.intensity[active]))
     count = len(member)
-    source = pick(rng, [share for _, share in SOURCES], count)
+    source = pick(rng, _source_shares(population, day), count)
     own = rng.random(count) < 0.85
     device = np.where(own, people.device[member], pick(rng, [share for _, share in DEVICES], count)).astype(np.int8)
     start = _start_times(population, member, day.weekday() >= 5, rng)
@@ -139,7 +143,40 @@ def _open_sessions(population: Population, day: date, number: int, rng: np.rando
     playlists = GenreSampler.of(population.music.playlist_genre, population.music.playlist_weight)
     liked = _theme(people.genre[member], people.second_genre[member], playlists.everything, rng)
     playlist = np.where(source == PLAYLIST, playlists.draw(liked, rng.random(len(member), dtype=np.float32)), -1)
-    return Sessions(member, start[by_listener], plays, source, playlist.astype(np.int32), device[by_listener])
+    opened = Sessions(member, start[by_listener], plays, source, playlist.astype(np.int32), device[by_listener])
+    gone = [removed_playlist(population, one) for one in _ongoing(population, day, IncidentKind.PLAYLIST_REMOVAL)]
+    return opened.take(~np.isin(opened.playlist, gone)) if gone else opened
+
+
+def _ongoing(population: Population, day: date, kind: IncidentKind) -> list[Incident]:
+    return [one for one in population.incidents if one.kind is kind and one.covers(day)]
+
+
+def _source_shares(population: Population, day: date) -> list[float]:
+    """How often sessions begin from each source; a shift of the mix makes one of them more frequent."""
+    factor = {
+        str(one.parameters["element"]): one.number("factor")
+        for one in _ongoing(population, day, IncidentKind.MIX_SHIFT)
+        if one.parameters["dimension"] == "source"
+    }
+    return [share * factor.get(name, 1.0) for name, share in SOURCES]
+
+
+def _drawn_by_tier(population: Population, day: date, known: int) -> Floats:
+    """How much more listeners come while a shift of the mix draws those of their tier."""
+    drawn = np.ones(known)
+    for one in _ongoing(population, day, IncidentKind.MIX_SHIFT):
+        if one.parameters["dimension"] == "tier":
+            noon = np.full(known, population.parameters.day_number(day) * DAY_MS + DAY_MS // 2, dtype=np.int64)
+            premium = population.premium(np.arange(known, dtype=np.int32), noon)
+            drawn[premium == (one.parameters["element"] == "premium")] *= one.number("factor")
+    return drawn
+
+
+def removed_playlist(population: Population, incident: Incident) -> int:
+    """The playlist that is taken down: the one of that rank by popularity, 1 being the most popular."""
+    ranked = np.argsort(-population.music.playlist_weight, kind="stable")
+    return int(ranked[int(incident.number("rank")) - 1])
 
 
 def _start_times(population: Population, member: Indices, weekend: bool, rng: np.random.Generator) -> Indices:

@@ -7,6 +7,7 @@ accounts belong to their incident. Moments are milliseconds, and days whole days
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 
@@ -111,11 +112,14 @@ class Population:
         return first | again
 
 
-def build_population(parameters: Parameters, through: date) -> Population:
-    """The world of a tenant through `through`. One built through a later day is the same up to here."""
+def build_population(parameters: Parameters, through: date, incidents: Sequence[Incident] | None = None) -> Population:
+    """The world of a tenant through `through`. One built through a later day is the same up to here.
+
+    incidents: these in place of the planned ones, in time order.
+    """
     weeks = weeks_until(parameters, through)
     profile = PROFILES[parameters.ordinal % len(PROFILES)]
-    incidents = plan_incidents(parameters)
+    incidents = plan_incidents(parameters) if incidents is None else tuple(incidents)
     music = compose(parameters, weeks)
     rng = stream(parameters.seed, parameters.tenant, "listeners")
     favourites = GenreSampler.of(music.track_genre[: music.known(-1)], music.track_weight[: music.known(-1)])
