@@ -42,7 +42,23 @@ STRENGTHS = ("weak", "medium", "strong")
 LASTS = {IncidentKind.BOT_FARM: 3, IncidentKind.PLAYLIST_REMOVAL: 3, IncidentKind.MIX_SHIFT: 3}
 """Days of an incident that are judged, where it is more than one."""
 LISTENING = frozenset(
-    ["plays", "streams", "listen_time", "skip_rate", "completion_rate", "engagement_rate", "daily_active_listeners", "streams_per_listener", "listed_plays", "listed_streams", "listed_skip_rate", "performed_plays", "performed_streams", "performed_skip_rate", "performed_ms"]
+    [
+        "plays",
+        "streams",
+        "listen_time",
+        "skip_rate",
+        "completion_rate",
+        "engagement_rate",
+        "daily_active_listeners",
+        "streams_per_listener",
+        "listed_plays",
+        "listed_streams",
+        "listed_skip_rate",
+        "performed_plays",
+        "performed_streams",
+        "performed_skip_rate",
+        "performed_ms",
+    ]
 )
 MACHINES = frozenset(["api_requests", "api_error_ratio", "api_p95_latency", "cpu_usage_percent", "memory_usage_percent"])
 ADS = frozenset(["ad_impressions", "ad_revenue", "fill_rate"])

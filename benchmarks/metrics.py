@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.asking import ninety_days
+from benchmarks.insights import insights
 from benchmarks.late_plays import late_plays
 from benchmarks.plays import FIRST, aggregate, tenant_of, write
 from benchmarks.report import Line
@@ -102,6 +103,7 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "tenants": many_tenants,
     "asking": ninety_days,
     "spark": both_engines,
+    "insights": insights,
 }
 
 

@@ -111,8 +111,10 @@ def find(day: date, series: Sequence[Series], anomalies: pa.Table | None = None)
     scales = [whole.scale for whole in wholes] + [split.scale for split, _ in parts]
     least = [math.nan] * len(wholes) + [split.least_deviation(i) for split, i in parts]
     judged = judge(np.column_stack(columns), scales, np.array(least))
-    # Two families of hypotheses: few totals, which matter most, must not drown among hundreds of parts.
-    stands = np.concatenate([believable(judged.p[: len(wholes)], FALSE_SHARE), believable(judged.p[len(wholes) :], FALSE_SHARE)])
+    # Two families of hypotheses: few totals, which matter most, must not drown among hundreds of parts. Totals go hand in hand,
+    # so one that strays by chance would let others in at the full share.
+    totals, single = judged.p[: len(wholes)], judged.p[len(wholes) :]
+    stands = np.concatenate([believable(totals, FALSE_SHARE / 2), believable(single, FALSE_SHARE)])
     odd = _odd(day, anomalies)
     told = [
         (finding, i)
@@ -181,36 +183,33 @@ def _parts(
         if not stands[at] or split.metric in told:
             continue
         one, value, expected = by_metric[split.metric], float(split.values[-1, i]), float(judged.expected[at])
-        p = float(judged.p[at])
+        p, z = float(judged.p[at]), float(judged.z[at])
+        if abs(z * (1 - _mix_elsewhere(split, splits, value - expected))) < SURE:
+            continue
         finding = Finding(
             Kind.PART,
             split.metric,
             value,
             expected,
             relative_change(value, expected, one.unit),
-            float(judged.z[at]),
+            z,
             p,
             split.share(i) * (1 - p),
             _bad(one.direction, value - expected),
             element=(split.dimension, split.elements[i]),
-            mix=_mix_behind(split, splits, value - expected),
         )
         found.append((finding, at))
     return found
 
 
-def _mix_behind(part: Split, splits: Sequence[Split], difference: float) -> MixChange | None:
-    """A shift of the mix over another dimension that alone moves the whole ratio half as far: every part shows it too."""
-    if part.weights is None:
-        return None
-    changes = [
-        change
-        for split in splits
-        if split.metric == part.metric and split.dimension != part.dimension
-        if (change := mix_change(split.dimension, *split.ratio_sides(DRIVER_WEEKS))) is not None
-        if change.misleading and change.mix * difference > 0 and abs(change.mix) >= abs(difference) / 2
-    ]
-    return max(changes, key=lambda change: abs(change.mix), default=None)
+def _mix_elsewhere(part: Split, splits: Sequence[Split], difference: float) -> float:
+    """The share of a ratio part's difference that a shift of the mix over another dimension makes up: every part shows it."""
+    if part.weights is None or difference == 0:
+        return 0.0
+    others = [split for split in splits if split.metric == part.metric and split.dimension != part.dimension]
+    changes = [mix_change(split.dimension, *split.ratio_sides(DRIVER_WEEKS)) for split in others]
+    shares = [one.mix / difference for one in changes if one is not None and one.misleading]
+    return min(1.0, max(0.0, *shares)) if shares else 0.0
 
 
 def together(told: Sequence[tuple[Finding, int]], judged: Judged, order: Mapping[str, int]) -> list[Finding]:

@@ -69,8 +69,9 @@ def judge(values: NDArray[np.float64], scales: Sequence[Scale], least: NDArray[n
 
     rooted = np.array([scale is not Scale.PLAIN for scale in scales])
     counts = np.array([scale is Scale.COUNT for scale in scales])
-    # A count strays with its size, and cannot fall below 0: on the scale of its square root both are gone (Bartlett, 1936).
-    level = np.where(rooted, np.sqrt(np.fmax(values, 0.0)), values)
+    # A count strays with its size, and cannot fall below 0: on the scale of its square root both are gone (Anscombe, 1948).
+    shift = np.where(counts, 0.375, 0.0)
+    level = np.where(rooted, np.sqrt(np.maximum(values, 0.0) + shift), values)
     calm, shifted = _without_wild_days(level)
     expected = _expectations(level, calm, shifted)
     residuals = (calm - expected)[:-1][-REPLAYED_DAYS:]
@@ -88,8 +89,8 @@ def judge(values: NDArray[np.float64], scales: Sequence[Scale], least: NDArray[n
     z = (level[-1] - expected[-1]) / deviation
     # Student's t: the deviation is itself estimated; on replayed quiet days distances are as far out as with so many degrees.
     p = np.where(np.isfinite(z), 2 * stdtr(FREEDOM, -np.abs(np.nan_to_num(z))), np.nan)
-    usual = np.where(rooted, np.fmax(expected[-1], 0.0) ** 2, expected[-1])
-    return Judged(usual, np.where(rooted, 2 * np.fmax(expected[-1], 0.5) * deviation, deviation), z, p, residuals)
+    usual = np.where(rooted, np.maximum(np.maximum(expected[-1], 0.0) ** 2 - shift, 0.0), expected[-1])
+    return Judged(usual, np.where(rooted, 2 * np.maximum(expected[-1], 0.5) * deviation, deviation), z, p, residuals)
 
 
 def believable(p: NDArray[np.float64], share: float = FALSE_SHARE) -> NDArray[np.bool_]:
