@@ -1,8 +1,8 @@
 """Whether a day's findings tell what happened: simulated incidents with labels, and quiet days, judged by `find` itself.
 
 Run: python -m benchmarks.insights [--tuning] (also the part `insights` of `make bench-metrics`). What is printed is of HELD_OUT
-seeds, which nothing was tuned on; `--tuning` prints the others. A finding tells an incident when its metric is one that the incident
-touches and the element that it names first is one of the label; where the label has no place, or the metric no dimension of the
+seeds, which nothing was tuned on; `--tuning` prints the others. A finding tells an incident when its metric is one that the
+incident touches and the element that it names first is one of the label; where the label has no place, or the metric no dimension of the
 label's, it must name none. Findings about an artist within RELEASED days of a release of that artist are right as well, and
 are counted for themselves. What the anomaly model says is left out, so every finding is the statistics' own.
 """
@@ -34,7 +34,7 @@ _RATIOS = ("ratio", "percent")
 
 @dataclass(frozen=True)
 class Told:
-    """How one incident was told. place: rank of the first finding of its first day that tells it. delay: days until it was found."""
+    """How one incident was told. place: rank of the first day's first finding that tells it. delay: days until it was found."""
 
     kind: str
     strength: str
@@ -158,7 +158,8 @@ def lines(told: Sequence[Told], quiet: Sequence[Quiet]) -> Iterator[Line]:
     false = sum(day.findings for day in quiet) / len(quiet)
     figure = (
         f"{false:.2f} findings a day over {series:.0f} series, {false * 640 / series:.2f} over 640; "
-        f"days with any: {sum(day.findings > 0 for day in quiet)}; of releases {sum(day.releases for day in quiet) / len(quiet):.2f}"
+        f"days with any: {sum(day.findings > 0 for day in quiet)}; "
+        f"of releases {sum(day.releases for day in quiet) / len(quiet):.2f} a day"
     )
     yield Line(f"quiet days ({len(quiet)})", figure, "under 0.5 findings a day over 640 series")
     yield Line(

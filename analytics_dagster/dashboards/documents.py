@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from analytics_dagster.dashboards import advice
 from analytics_dagster.dashboards.evidence import Findings, Trust
 from analytics_dagster.dashboards.figures import Leaderboard, Value
 from analytics_dagster.dashboards.page import Page, Panel, Trend
@@ -81,14 +82,18 @@ def as_parquet(page: Page) -> bytes:
 
 
 def insights_json(tenant: str, found: Findings, trust: Trust | None) -> bytes:
-    """A day's findings. Each has its evidence (drivers, mix) and the address of the page that shows its metric."""
+    """A day's findings and what is wrong with its data. Each has its evidence, a recommendation, and the address of a page."""
     document = {
         "tenant": tenant,
         "day": str(found.day),
         "headline": found.headline,
         "findings": [
-            {**one, "link": f"/dashboards/{tenant}/overview?to={found.day}&metric={one['metric'].partition('{')[0]}"}
-            for one in _findings(found)
+            {**one, "link": advice.link(tenant, found.day, told)} for one, told in zip(_findings(found), found.told, strict=True)
+        ],
+        "dismissed": found.dismissed,
+        "warnings": [
+            {"kind": w.kind, "claim": w.claim, "evidence": list(w.evidence), "recommendation": w.recommendation, "link": w.link}
+            for w in advice.warnings(tenant, found.day, trust)
         ],
         "freshness": _trust(trust),
     }
@@ -140,6 +145,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
 def _findings(found: Findings) -> list[dict[str, Any]]:
     return [
         {
+            "id": told.id,
             "rank": told.rank,
             "kind": told.kind,
             "metric": told.metric,
@@ -152,6 +158,9 @@ def _findings(found: Findings) -> list[dict[str, Any]]:
                 for d in told.drivers
             ],
             "mix": dict(told.mix) if told.mix else None,
+            "also": list(told.also),
+            "recommendation": advice.recommendation(told),
+            "feedback": told.verdict,
         }
         for told in found.told
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analytics_dagster.dashboards.feedback import Feedback, Verdict, finding_id, story_of
 from analytics_dagster.dashboards.view import Days
 from analytics_dagster.lake.compute import connect
 from analytics_dagster.lake.publications import Status
@@ -76,7 +77,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Told:
-    """A finding of `insights/daily` as it was written."""
+    """A finding of `insights/daily` as it was written, and what people said of it. also: metrics that tell the same story."""
 
     rank: int
     kind: str
@@ -87,15 +88,27 @@ class Told:
     drivers: tuple[Driver, ...]
     mix: Mapping[str, Any] | None
     element: tuple[str, str] | None
+    id: str = ""
+    also: tuple[str, ...] = ()
+    verdict: str | None = None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the total says something else than its parts do (`insights.drivers.MixChange.misleading`)."""
+        if not self.mix:
+            return False
+        within, mix, total = (float(self.mix[name]) for name in ("within", "mix", "total"))
+        return within * total < 0 or abs(mix) > abs(within)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `insights/daily` says of a day; `headline` is None where no page was written."""
+    """What `insights/daily` says of a day; `headline` is None where no page was written; `dismissed` are left out."""
 
     day: dt.date
     headline: str | None
     told: tuple[Told, ...]
+    dismissed: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,7 +196,13 @@ class Evidence:
         newest = max((row["ts"] for row in rows), default=None)
         mine = sorted((row for row in rows if row["ts"] == newest), key=lambda row: row["rank"])
         headline = next((plain(row["claim"]) for row in mine if row["rank"] == 0), None)
-        return Findings(newest.date() if newest else day, headline, tuple(_told(row) for row in mine if row["rank"] > 0))
+        day = newest.date() if newest else day
+        said = Feedback(self._installation.database, self._installation.clock).verdicts(self._lake.tenant, day)
+        every = [_told(row, said) for row in mine if row["rank"] > 0]
+        kept = tuple(told for told in every if told.verdict != Verdict.DISMISS)
+        # The headline is about the first finding.
+        first = headline if len(kept) == len(every) or not kept or kept[0] == every[0] else kept[0].claim
+        return Findings(day, first if kept or not every else "Nothing else unusual", kept, len(every) - len(kept))
 
     def checks(self, days: Days) -> list[Check]:
         """Every check of the days: failing ones first, critical before warnings."""
@@ -286,9 +305,11 @@ def plain(markdown: str) -> str:
     return _ESCAPED.sub(r"\1", markdown)
 
 
-def _told(row: Mapping[str, Any]) -> Told:
+def _told(row: Mapping[str, Any], said: Mapping[str, Verdict]) -> Told:
     more = json.loads(row["drivers"]) if row["drivers"] else {}
     element = more.get("element")
+    named = (element["dimension"], element["element"]) if element else None
+    story = story_of(row["metric"], named, row["change"])
     return Told(
         row["rank"],
         row["kind"],
@@ -301,5 +322,8 @@ def _told(row: Mapping[str, Any]) -> Told:
             for one in more.get("drivers", ())
         ),
         more.get("mix"),
-        (element["dimension"], element["element"]) if element else None,
+        named,
+        finding_id(row["ts"].date(), story),
+        tuple(more.get("also", ())),
+        said.get(story),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from analytics_dagster.dashboards import pictures
+from analytics_dagster.dashboards.advice import recommendation
 from analytics_dagster.dashboards.boards import Board, PanelForm
 from analytics_dagster.dashboards.figures import Figure, Shown
 from analytics_dagster.dashboards.own import Saved, board_text
@@ -91,7 +92,8 @@ class Addresses:
 @dataclass(frozen=True)
 class Surroundings:
     """What stands around a board: the boards to go to, the address of the Dagster UI, the time (UTC), who is signed in (markup),
-    and whether who looks may edit, and send; `own`: the board that is shown is one of the tenant's own.
+    and whether who looks may edit, and send; `own`: the board that is shown is one of the tenant's own. `csrf`: the field that
+    forms carry (markup), empty for a key.
     """
 
     boards: Sequence[Board]
@@ -101,6 +103,7 @@ class Surroundings:
     may_edit: bool = False
     own: bool = False
     may_send: bool = False
+    csrf: str = ""
 
 
 def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
@@ -134,6 +137,8 @@ def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
         begins=min((source.first for source in page.trust.sources), default=None) if page.trust else None,
         dagster=around.dagster.rstrip("/"),
         session=markupsafe.Markup(around.session),
+        feedback=markupsafe.Markup(around.csrf) if around.may_edit and around.csrf else "",
+        recommendation=recommendation,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import date
 
+from analytics_dagster.insights.drivers import Driver
 from analytics_dagster.insights.findings import Finding, Kind
 from analytics_dagster.insights.numbers import change, figure
 from analytics_dagster.insights.series import Series
@@ -52,17 +53,31 @@ def where(finding: Finding, series: Mapping[str, Series]) -> str:
     """Where the difference lies, or an empty string."""
     unit = series[finding.metric].unit
     if finding.mix is not None:
-        return _mix(finding, unit)
+        return "; ".join(part for part in (_named(finding, unit), _mix(finding, unit)) if part)
     if finding.drivers:
-        parts = [
-            f"{escaped(one.element)} ({one.power * 100:.0f} % of the difference: {figure(one.actual, unit)} "
-            f"instead of {figure(one.expected, unit)})"
-            for one in finding.drivers
-        ]
-        return f"By {_words(finding.drivers[0].dimension)}: {', '.join(parts)}"
+        return _named(finding, unit)
     if finding.evenly:
         return f"Spread evenly over {', '.join(_words(name) for name in finding.evenly)}"
     return ""
+
+
+def _named(finding: Finding, unit: str) -> str:
+    """The named elements, dimension by dimension."""
+    told = []
+    for dimension in dict.fromkeys(one.dimension for one in finding.drivers):
+        parts = [_element(one, unit) for one in finding.drivers if one.dimension == dimension]
+        told.append(f"By {_words(dimension)}: {', '.join(parts)}")
+    return "; ".join(told)
+
+
+def _element(one: Driver, unit: str) -> str:
+    text = (
+        f"{escaped(one.element)} ({one.power * 100:.0f} % of the difference: {figure(one.actual, unit)} "
+        f"instead of {figure(one.expected, unit)}"
+    )
+    if one.shares:
+        text += f", as {figure(one.shares[0], 'ratio')} of all instead of {figure(one.shares[1], 'ratio')}"
+    return f"{text})"
 
 
 def _mix(finding: Finding, unit: str) -> str:

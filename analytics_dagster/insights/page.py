@@ -190,7 +190,13 @@ def _told(found: Found, claims: Sequence[str], series: dict[str, Series]) -> lis
     for rank, (finding, words) in enumerate(zip(found.findings[:MOST_FINDINGS], claims, strict=False), start=1):
         mark = {True: " (bad)", False: " (good)", None: ""}[finding.bad]
         lines.append(f"{rank}. **{words}**{mark}")
-        details = [where(finding, series), _against(days[finding.metric], series[finding.metric], finding), _sure(finding)]
+        beside = f"With it: {', '.join(escaped(series[metric].name) for metric in finding.also)}" if finding.also else ""
+        details = [
+            where(finding, series),
+            beside,
+            _against(days[finding.metric], series[finding.metric], finding),
+            _sure(finding),
+        ]
         lines += [f"   - {detail}" for detail in details if detail]
     more = len(found.findings) - MOST_FINDINGS
     if more > 0:
@@ -255,9 +261,12 @@ def _drivers_json(finding: Finding) -> str | None:
                 "expected": one.expected,
                 "power": round(one.power, 6),
                 "surprise": round(one.surprise, 6),
+                **({"shares": list(one.shares)} if one.shares else {}),
             }
             for one in finding.drivers
         ]
+    if finding.also:
+        parts["also"] = list(finding.also)
     if finding.evenly:
         parts["evenly"] = list(finding.evenly)
     if finding.mix is not None:

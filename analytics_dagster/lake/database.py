@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HEAD_REVISION = "0008"
+HEAD_REVISION = "0009"
 """Newest migration; a test holds it to the folder `migrations/versions`."""
 
 VERSION_TABLE = "analytics_migration"

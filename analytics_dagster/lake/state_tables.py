@@ -335,6 +335,18 @@ report_sendings = sa.Table(
     sa.Index("ix_report_sendings_state_try_at", "state", "try_at"),
 )
 
+# What people said of findings. A story is a finding without its day: metric, element and direction.
+finding_feedback = sa.Table(
+    "finding_feedback",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("story", sa.String(16), primary_key=True),
+    sa.Column("verdict", sa.String(16), nullable=False),  # useful, dismiss
+    sa.Column("author", sa.String(255), nullable=False),  # key id, or who signed in
+    sa.Column("said_at", UtcDateTime, nullable=False),
+)
+
 # A tenant's own limits; null: the installation's default, 0: no limit.
 quotas = sa.Table(
     "quotas",

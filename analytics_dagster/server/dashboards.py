@@ -17,7 +17,7 @@ from analytics_dagster.dashboards.own import RESERVED, OwnBoards, board_text, re
 from analytics_dagster.dashboards.pages import Addresses, Surroundings, board_page, chart_of, static_files, tenants_page
 from analytics_dagster.dashboards.view import Compare, Period, View, parse_view
 from analytics_dagster.errors import DeclarationError, NotFoundError
-from analytics_dagster.server.asking import Asker, Asking, GuardedRoute, PageRoute, takes
+from analytics_dagster.server.asking import Asker, Asking, GuardedRoute, PageRoute, form_of, takes
 from analytics_dagster.server.html import PAGE_HEADERS, html_answer, see_other
 from analytics_dagster.tenancy.roles import Permission, may
 
@@ -54,6 +54,17 @@ _FOUND: dict[int | str, dict[str, Any]] = {
     303: {"description": "The same view under its shortest address, or the page that stands behind this address."},
     404: {"description": "No such tenant or dashboard."},
     503: {"description": "Too many queries are waiting, or this one took too long."},
+}
+_NO_FORM: dict[str, Any] = {"description": "Not a form."}
+_FEEDBACK: dict[str, Any] = {
+    "requestBody": {
+        "content": {
+            "application/x-www-form-urlencoded": {
+                "schema": {"type": "object", "properties": {"verdict": {"enum": ["useful", "dismiss"]}}, "required": ["verdict"]}
+            }
+        },
+        "required": True,
+    }
 }
 _DATA = {status: told for status, told in _FOUND.items() if status != 303}
 _PAGE: dict[int | str, dict[str, Any]] = {
@@ -195,6 +206,29 @@ async def insights(
     return _sent(request, Response(body, media_type=_DOCUMENTS["json"]))
 
 
+@data.post(
+    "/analytics/insights/{tenant_id}/{finding}/feedback",
+    summary="Say of a finding that it is useful, or dismiss it",
+    status_code=204,
+    response_class=Response,
+    responses={303: {"description": "Noted; goes on to the overview, for a page's form."}, 404: _FOUND[404], 415: _NO_FORM},
+    openapi_extra={**takes(Permission.DASHBOARDS_EDIT), **_FEEDBACK},
+)
+async def feedback(
+    request: Request, who: Asker, tenant_id: TenantPath, finding: Annotated[str, Path(max_length=32, description="Its id.")]
+) -> Response:
+    """`verdict`: useful or dismiss. A dismissed finding stays away from pages and answers, its story for two weeks."""
+    from analytics_dagster.dashboards.feedback import Feedback
+
+    service = who.service
+    tenant = await service.in_thread(who.tenant, tenant_id)
+    [verdict] = (await form_of(request)).get("verdict", [""])[:1]
+    notes = Feedback(service.installation.database, service.clock)
+    author = who.principal.name or who.principal.key_id
+    await service.in_thread(lambda: notes.say(tenant, finding, verdict, author))
+    return see_other(f"{HOME}/{tenant}/overview") if who.session else Response(status_code=204)
+
+
 # --- reading
 
 
@@ -255,6 +289,7 @@ def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
         may_edit,
         own,
         may_send=may(who.principal.role, Permission.REPORTS_MANAGE),
+        csrf=who.csrf_field if who.session else "",
     )
 
 

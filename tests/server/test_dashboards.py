@@ -12,7 +12,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from server.running import Running, serving
-from server.signing_in import browser, sign_in
+from server.signing_in import HERE, browser, sign_in, token_in
 from small_home import copy_of, landed_home, materialized_home
 
 from analytics_dagster.tenancy.roles import Role
@@ -168,6 +168,33 @@ def test_the_data_of_a_dashboard_and_insights_answer_a_key(shown: Running) -> No
             assert client.get(one["link"]).status_code == 200
         assert client.get("/analytics/insights/aurora", params={"day": "2005-01-01"}).json()["headline"] is None
         assert client.get("/analytics/dashboard/aurora", params={"periode": "7d"}).status_code == 400
+
+
+def test_insights_come_with_recommendations_warnings_and_links(shown: Running) -> None:
+    with shown.client(shown.key(Role.VIEWER, "aurora")) as client:
+        told = client.get("/analytics/insights/aurora").json()
+        assert {"findings", "warnings", "dismissed", "freshness", "headline"} <= set(told)
+        for one in [*told["findings"], *told["warnings"]]:
+            assert one["recommendation"]
+            assert client.get(one["link"]).status_code == 200
+            assert "evidence" in one or {"drivers", "mix", "element"} <= set(one)
+
+
+def test_a_finding_is_dismissed_only_with_an_id_a_verdict_and_the_right(shown: Running) -> None:
+    path = "/analytics/insights/aurora/2026-03-09-0123456789/feedback"
+    with shown.client(shown.key(Role.ANALYST, "aurora")) as client:
+        assert client.post(path, data={"verdict": "dismiss"}).status_code == 204
+        assert client.post(path, data={"verdict": "boring"}).status_code == 400
+        assert client.post(path.replace("0123456789", "x"), data={"verdict": "dismiss"}).status_code == 400
+        assert client.post(path.replace("aurora", "borealis"), data={"verdict": "dismiss"}).status_code == 404
+    with shown.client(shown.key(Role.VIEWER, "aurora")) as client:
+        assert client.post(path, data={"verdict": "dismiss"}).status_code == 403
+    with browser(shown) as client:
+        assert sign_in(client, shown.key(Role.ANALYST, "aurora")).status_code == 303
+        assert client.post(path, data={"verdict": "dismiss"}, headers=HERE).status_code == 403
+        token = token_in(client.get("/dashboards/aurora/edit"))
+        sent = client.post(path, data={"verdict": "dismiss", "csrf": token}, headers=HERE)
+        assert (sent.status_code, sent.headers["location"]) == (303, "/dashboards/aurora/overview")
 
 
 def test_no_answer_shows_another_tenants_figures(shown: Running) -> None:

@@ -16,9 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_dagster.sources.simulation import IncidentKind, Parameters, Population, plan_incidents, simulate_day
+from analytics_dagster.sources.simulation import (
+    Incident,
+    IncidentKind,
+    Parameters,
+    Population,
+    build_population,
+    plan_incidents,
+    simulate_day,
+)
 from analytics_dagster.sources.simulation.incidents import COLUMNS, PLANNED, write_incidents
-from analytics_dagster.sources.simulation.listening import farmed_artist, viral_track
+from analytics_dagster.sources.simulation.listening import farmed_artist, removed_playlist, viral_track
 
 from .conftest import FIRST, LAST, incident, world
 
@@ -173,3 +181,48 @@ def _error_ratio(requests: pa.Table) -> float:
 
 def _shares(tables: dict[str, pa.Table]) -> int:
     return int(pc.sum(pc.equal(tables["metrics"]["name"], "shares")).as_py())
+
+
+def _given(kind: IncidentKind, **parameters: str | int | float) -> tuple[Population, dict[str, pa.Table], dict[str, pa.Table]]:
+    """A world with one incident of a week, its second day, and the same day of the world without it."""
+    named = Parameters("aurora", 0, 42, 600, FIRST, 30)
+    start = datetime(2026, 1, 10, tzinfo=UTC)
+    label = Incident("aurora", "given", kind, start, start + timedelta(days=7), "", parameters)
+    with_it, without = build_population(named, date(2026, 1, 30), [label]), build_population(named, date(2026, 1, 30), [])
+    return with_it, simulate_day(with_it, date(2026, 1, 11)), simulate_day(without, date(2026, 1, 11))
+
+
+def test_incidents_that_are_given_stand_in_for_the_planned_ones() -> None:
+    world, _, _ = _given(IncidentKind.PLAYLIST_REMOVAL, rank=1)
+    assert [one.incident for one in world.incidents] == ["given"]
+
+
+def test_nobody_plays_a_removed_playlist_and_the_others_go_on() -> None:
+    world, during, before = _given(IncidentKind.PLAYLIST_REMOVAL, rank=1)
+    removed = world.texts.playlist_ids[removed_playlist(world, world.incidents[0])].as_py()
+    listed = Counter(before["plays"]["playlist_id"].to_pylist())
+    assert listed[removed] > 50
+    # All other plays of the day are the same, but those that the removed ones pushed aside.
+    assert Counter(during["plays"]["playlist_id"].to_pylist())[removed] == 0
+    assert during["plays"].num_rows == pytest.approx(before["plays"].num_rows - listed[removed], rel=0.05)
+
+
+def test_a_shift_of_the_mix_moves_plays_between_sources_and_no_source_is_skipped_more() -> None:
+    _, during, before = _given(IncidentKind.MIX_SHIFT, dimension="source", element="radio", factor=4.0)
+    shares, skips = {}, {}
+    for name, tables in (("during", during), ("before", before)):
+        radio = tables["plays"].filter(pc.equal(tables["plays"]["source"], "radio"))
+        shares[name] = radio.num_rows / tables["plays"].num_rows
+        skips[name] = pc.mean(radio["skipped"].cast(pa.int8())).as_py()
+    assert shares["during"] > 2 * shares["before"]
+    assert skips["during"] == pytest.approx(skips["before"], abs=0.06)
+    assert during["plays"].num_rows == pytest.approx(before["plays"].num_rows, rel=0.1)
+
+
+def test_a_shift_towards_free_listeners_brings_more_of_them_and_as_many_payers() -> None:
+    _, during, before = _given(IncidentKind.MIX_SHIFT, dimension="tier", element="free", factor=1.6)
+    free, paying = (
+        [pc.sum(pc.equal(tables["plays"]["tier"], tier)).as_py() for tables in (during, before)] for tier in ("free", "premium")
+    )
+    assert free[0] > 1.25 * free[1]
+    assert paying[0] == pytest.approx(paying[1], rel=0.25)
