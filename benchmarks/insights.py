@@ -2,9 +2,9 @@
 
 Run: python -m benchmarks.insights [--tuning] (also the part `insights` of `make bench-metrics`). What is printed is of HELD_OUT
 seeds, which nothing was tuned on; `--tuning` prints the others. A finding tells an incident when its metric is one that the
-incident touches and the element that it names first is one of the label; where the label has no place, or the metric no dimension of the
-label's, it must name none. Findings about an artist within RELEASED days of a release of that artist are right as well, and
-are counted for themselves. What the anomaly model says is left out, so every finding is the statistics' own.
+incident touches and the element that it names first is one of the label; where the label has no place, or the metric no
+dimension of the label's, it must name none. Findings about an artist within RELEASED days of a release of that artist are right
+as well, and are counted for themselves. What the anomaly model says is left out, so every finding is the statistics' own.
 """
 
 from __future__ import annotations

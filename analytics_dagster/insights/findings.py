@@ -30,10 +30,13 @@ DRIVER_WEEKS = 4
 """Same weekdays whose mean is the expectation of parts: a mean, unlike a median, adds up over the parts."""
 LEAST_EXPECTED = 20.0
 """Parts expected to be smaller are not judged by themselves: a handful of plays is always news."""
-SOME_MIX, SURE = 0.1, 3.0
-"""A ratio that moved with its mix by more than a tenth must be so many usual deviations off without it, or is not told."""
+SOME_MIX, SURE, SURE_OF_PART = 0.1, 3.0, 4.0
+"""A ratio that moved with its mix by more than a tenth must be SURE usual deviations off without it, or is not told; a part
+SURE_OF_PART, since it has a mix of its own that nobody sees."""
 SAME_STORY = 0.8
 """Correlation of two series' past deviations from which they are told as one."""
+LEAST_OF_RATIO = 200.0
+"""A ratio of fewer is not judged by itself: plays come by the session, so that so many are the word of two dozen people."""
 RECONCILED = 0.01
 """A dimension whose parts differ from the total by more (listeners on two devices) does not add up and has no drivers."""
 
@@ -104,17 +107,16 @@ def find(day: date, series: Sequence[Series], anomalies: pa.Table | None = None)
     first = day - timedelta(days=HISTORY_DAYS - 1)
     wholes = [whole_of(one, first, day) for one in series]
     splits = [split for one, whole in zip(series, wholes, strict=True) for split in _splits(one, whole, first, day)]
-    parts = [(split, i) for split in splits for i in split.judged(LEAST_EXPECTED)]
+    parts = [(split, i) for split in splits for i in split.judged(LEAST_EXPECTED if split.weights is None else LEAST_OF_RATIO)]
     columns = [whole.values for whole in wholes] + [split.values[:, i] for split, i in parts]
     if not columns:
         return Found((), (), 0)
     scales = [whole.scale for whole in wholes] + [split.scale for split, _ in parts]
     least = [math.nan] * len(wholes) + [split.least_deviation(i) for split, i in parts]
     judged = judge(np.column_stack(columns), scales, np.array(least))
-    # Two families of hypotheses: few totals, which matter most, must not drown among hundreds of parts. Totals go hand in hand,
-    # so one that strays by chance would let others in at the full share.
+    # Two families of hypotheses: few totals, which matter most, must not drown among hundreds of parts.
     totals, single = judged.p[: len(wholes)], judged.p[len(wholes) :]
-    stands = np.concatenate([believable(totals, FALSE_SHARE / 2), believable(single, FALSE_SHARE)])
+    stands = np.concatenate([believable(totals, FALSE_SHARE), believable(single, FALSE_SHARE)])
     odd = _odd(day, anomalies)
     told = [
         (finding, i)
@@ -184,7 +186,7 @@ def _parts(
             continue
         one, value, expected = by_metric[split.metric], float(split.values[-1, i]), float(judged.expected[at])
         p, z = float(judged.p[at]), float(judged.z[at])
-        if abs(z * (1 - _mix_elsewhere(split, splits, value - expected))) < SURE:
+        if split.weights is not None and abs(z * (1 - _mix_elsewhere(split, splits, value - expected))) < SURE_OF_PART:
             continue
         finding = Finding(
             Kind.PART,

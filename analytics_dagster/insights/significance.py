@@ -27,7 +27,7 @@ LEAST_REPLAYED = 14
 HISTORY_DAYS = REPLAYED_DAYS + 7 * WEEKS + 8
 # 1 / 0.6745 and 1.6449: a standard deviation in terms of the median absolute deviation and of the 90 % quantile.
 _MAD, _Q90 = 1.4826, 1.6449
-FREEDOM = 28.0
+FREEDOM = 40.0
 _RELATIVE_FLOOR = 0.005
 _WILD, _WEEKS_AROUND = 8.0, 4
 _SHIFTED_DAYS = 3
