@@ -29,7 +29,6 @@ TOP = 5
 RELEASED = 14
 IN_TIME = 3
 """An incident is found on the first day that one of so many findings tells it."""
-_RATIOS = ("ratio", "percent")
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _f1(finding: Finding, truth: Truth, split: Mapping[str, frozenset[str]]) -> 
 def _of_ratios(findings: Iterable[Finding], series: Sequence[Series]) -> list[Finding]:
     """Those of shares of plays, whose parts a shift of the mix leaves as they were."""
     units = {one.metric: one.unit for one in series}
-    return [finding for finding in findings if units[finding.metric] in _RATIOS]
+    return [finding for finding in findings if units[finding.metric] == "ratio"]
 
 
 def _says_mix(finding: Finding) -> bool:

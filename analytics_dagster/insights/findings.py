@@ -30,9 +30,9 @@ DRIVER_WEEKS = 4
 """Same weekdays whose mean is the expectation of parts: a mean, unlike a median, adds up over the parts."""
 LEAST_EXPECTED = 20.0
 """Parts expected to be smaller are not judged by themselves: a handful of plays is always news."""
-SOME_MIX, SURE, SURE_OF_PART = 0.1, 3.0, 4.0
-"""A ratio that moved with its mix by more than a tenth must be SURE usual deviations off without it, or is not told; a part
-SURE_OF_PART, since it has a mix of its own that nobody sees."""
+SURE, SURE_OF_PART = 3.5, 4.0
+"""A ratio is told as moved when it is so many usual deviations off without its mix, a part of one when it is SURE_OF_PART: both
+may have a mix over what no dimension shows."""
 SAME_STORY = 0.8
 """Correlation of two series' past deviations from which they are told as one."""
 LEAST_OF_RATIO = 200.0
@@ -150,7 +150,7 @@ def _whole_finding(
     expected = expected if math.isfinite(expected) else whole.week_ago
     mine = [split for split in splits if split.metric == one.metric]
     named, evenly, mix = _where(mine, value - expected)
-    if mix is not None and not mix.misleading and abs(mix.mix) >= SOME_MIX * abs(mix.total) and abs(z * mix.beside) < SURE:
+    if stands and mix is not None and not mix.misleading and abs(z) * min(1.0, abs(mix.beside)) < SURE:
         return None
     return Finding(
         Kind.CHANGE if stands else Kind.ODD,

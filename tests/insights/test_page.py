@@ -77,11 +77,11 @@ def test_a_fall_everywhere_names_nobody(service: Service) -> None:
 
 
 def test_a_small_country_that_halves_is_found_although_the_total_is_quiet(service: Service) -> None:
-    found = page(service(factor={(0, "SE"): 0.5}))
+    found = page(service(2, factor={(0, "SE"): 0.5}))
     [part] = found.findings
     assert (part.kind, part.element) == (Kind.PART, ("country", "SE"))
     assert part.score < 0.2
-    assert "Plays with country SE: 250" in found.headline
+    assert "Plays with country SE: 2" in found.headline
     assert "below a usual Tuesday" in found.headline
 
 
