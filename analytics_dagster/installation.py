@@ -37,7 +37,7 @@ def open_installation(settings: Settings, clock: Clock | None = None, *, create:
     clock = clock or SystemClock()
     database = Database(settings.database_url)
     database.migrate()
-    lake = Lake(settings.lake_root, settings.analytics_home / "locks")
+    lake = Lake(settings.lake_root, settings.analytics_home / "locks", smallest_cell=settings.analytics_smallest_cell)
     return Installation(
         settings,
         clock,

@@ -60,6 +60,14 @@ class Settings(BaseSettings):
         30, ge=1, le=1439, description="Minutes without a play after which the next one begins another session."
     )
 
+    analytics_smallest_cell: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="Least distinct listeners that a figure split by age band, gender or the like may rest on; what rests on "
+        "fewer is suppressed.",
+    )
+
     analytics_lateness: str | None = Field(
         None,
         description="How long after an event its row may come before its day is closed, for tables that differ from the default: "

@@ -5,8 +5,9 @@ A tenant's day whose gate is closed keeps the figures it had, and is published a
 
 import dagster as dg
 
-from analytics_dagster.lake.schemas import MEASURED, RESTATEMENTS
+from analytics_dagster.lake.schemas import DELIVERIES, EVENT_TABLES, MEASURED, MODEL_SCORES, OWN_TABLES, RESTATEMENTS
 from analytics_dagster.metrics.declarations import Family
+from analytics_dagster.ml.forecast import FORECASTS
 from analytics_dagster.orchestration.build import build_aggregates, build_ledger_figures
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
@@ -14,6 +15,7 @@ from analytics_dagster.orchestration.metadata import (
     family_lineage,
     report_range,
 )
+from analytics_dagster.orchestration.own_figures import build_own_figures
 from analytics_dagster.orchestration.partitions import DAYS, day_range
 from analytics_dagster.orchestration.pictures import family_pictures
 from analytics_dagster.orchestration.resources import Platform, TenantScope
@@ -27,6 +29,16 @@ def description(family: Family) -> str:
     return f"{family.description}\n\nMetrics, for `analytics query`:\n" + "\n".join(lines)
 
 
+def made_from(family: Family) -> list[str]:
+    """The assets that a family is computed from. Tables about the platform's own work are written by the family's step."""
+    source = MEASURED[family.source]
+    if source is DELIVERIES:
+        return [table.path for table in EVENT_TABLES]
+    if source is MODEL_SCORES:
+        return [FORECASTS.path, *(f.asset for f in graph_catalogue().families if any(metric.kpi for metric in f.metrics))]
+    return [source.path, *(table.path for table in (family.step.beside.values() if family.step else ()))]
+
+
 def aggregate_asset(family: Family) -> dg.AssetsDefinition:
     """The asset `aggregates/<family>`."""
     source = MEASURED[family.source]
@@ -34,7 +46,7 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=dg.AssetKey(["aggregates", family.name]),
-        deps=[dg.AssetKey(source.path.split("/"))],
+        deps=[dg.AssetKey(path.split("/")) for path in made_from(family)],
         description=description(family),
         group_name="aggregates",
         owners=OWNERS,
@@ -57,6 +69,8 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
         tenants, run_id = scope.of(installation), context.run.run_id
         if source is RESTATEMENTS:
             built = build_ledger_figures(installation, tenants, days.first, days.last, run_id, context.log)
+        elif source in OWN_TABLES:
+            built = build_own_figures(installation, family, tenants, days.first, days.last, run_id, context.log)
         else:
             built = build_aggregates(installation, family, source, tenants, days.first, days.last, run_id, context.log)
         report_range(

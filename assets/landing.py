@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from analytics_dagster.lake.schemas import RAW_TABLES, RESTATEMENTS, TableSchema, landing
+from analytics_dagster.lake.schemas import BY_NAME, RAW_TABLES, RESTATEMENTS, TableSchema, landing
 from analytics_dagster.orchestration.consuming import CONSUMED_TABLES, consume_and_report
 from analytics_dagster.orchestration.metadata import column_schema
 from analytics_dagster.orchestration.resources import Platform
@@ -54,7 +54,7 @@ def consumed(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[
 
 def ledger_spec() -> dg.AssetSpec:
     """The ledger of restatements, which the steps of the other families append to."""
-    families = [family for family in graph_catalogue().families if family.source != RESTATEMENTS.name]
+    families = [family for family in graph_catalogue().families if family.source in BY_NAME]
     return dg.AssetSpec(
         key=dg.AssetKey(RESTATEMENTS.path.split("/")),
         deps=[dg.AssetKey(family.asset.split("/")) for family in families],

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from analytics_dagster.lake.schemas import MEASURED, OWN_TABLES
 from analytics_dagster.ml.anomaly import ANOMALIES
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
@@ -16,7 +17,8 @@ from analytics_dagster.orchestration.resources import Platform, TenantScope
 from analytics_dagster.orchestration.tables import graph_catalogue
 from assets.policies import BACKFILL, OWNERS, RETRY, StepResults, daily_freshness
 
-FAMILIES = graph_catalogue().families
+# Figures of the models' own work are made after these, and have no KPI.
+FAMILIES = tuple(family for family in graph_catalogue().families if MEASURED[family.source] not in OWN_TABLES)
 FAMILY_KEYS = [dg.AssetKey(family.asset.split("/")) for family in FAMILIES]
 
 

@@ -141,6 +141,8 @@ class _TenantMetrics:
         query = MetricQuery(rule.query.metric, *days, by=by, where=where, aggregate=aggregate)
         series: dict[Labels, dict[date, float]] = {}
         for row in self._run(query):
+            if row["value"] is None:  # suppressed: it rests on too few people to be told, so no rule may judge by it
+                continue
             labels = tuple((name, row[name]) for name in sorted(by) if row[name])
             series.setdefault(labels, {})[row["ts"].date() + known_after] = row["value"]
         return [SeriesBuckets(labels, values, total) for labels, values in sorted(series.items())]

@@ -63,7 +63,8 @@ def query(
 ) -> None:
     """Print a metric's figures: the columns ts (start of the bucket, UTC), one for each --by, with --top the rank, and value.
 
-    A bucket without rows, or without a figure (a share of nothing), is left out. Recorded points are all in it, those that no
+    A bucket without rows, or without a figure (a share of nothing), is left out. By age band, gender and the like there is a
+    column suppressed: figures of too few listeners are not told. Recorded points are all in it, those that no
     run has aggregated yet too.
     """
     from analytics_dagster.metrics.fresh import Fresh
@@ -211,12 +212,12 @@ def _print(figures: pa.Table, format_: Format, *, whole: bool) -> None:
         case Format.CSV:
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(figures.column_names)
-            writer.writerows(_rows(figures, whole))
+            writer.writerows([_text(cell) for cell in row] for row in _rows(figures, whole))
         case Format.JSON:
             names = figures.column_names
             typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in _rows(figures, whole)]))
         case Format.TABLE:
-            rows = ([("" if cell is None else str(cell)) for cell in row] for row in _rows(figures, whole))
+            rows = ([_text(cell) for cell in row] for row in _rows(figures, whole))
             _table(figures.column_names, rows)
 
 
@@ -224,7 +225,11 @@ def _rows(figures: pa.Table, whole: bool) -> Iterator[list[Any]]:
     """Cells as they are printed: times in ISO 8601 with Z, whole numbers without a fraction."""
     for row in figures.to_pylist():
         ts, *by, value = row.values()
-        yield [f"{ts:%Y-%m-%dT%H:%M:%SZ}", *by, int(value) if whole else value]
+        yield [f"{ts:%Y-%m-%dT%H:%M:%SZ}", *by, int(value) if whole and value is not None else value]
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -29,9 +29,11 @@ TABLE = pa.schema(
         pa.field("ts", TIMESTAMP),
         pa.field("value", pa.float64()),
         pa.field("compared", pa.float64()),
+        pa.field("suppressed", pa.bool_()),
     ]
 )
-"""One row for each figure. `ts` is empty where the figure is of the whole period; `compared` is the comparison's figure."""
+"""One row for each figure. `ts` is empty where the figure is of the whole period; `compared` is the comparison's figure. `suppressed`:
+it is of people, and rests on too few of them to be told."""
 
 
 def as_json(page: Page) -> bytes:
@@ -64,6 +66,7 @@ def as_csv(page: Page) -> bytes:
     writer.writerow(table.column_names)
     for row in table.slice(0, MOST_ROWS).to_pylist():
         row["ts"] = row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ") if row["ts"] else ""
+        row["suppressed"] = "true" if row["suppressed"] else None
         writer.writerow(["" if value is None else value for value in row.values()])
     if table.num_rows > MOST_ROWS:
         writer.writerow([f"# cut after {MOST_ROWS} of {table.num_rows} rows; ask for a shorter period"])
@@ -185,7 +188,7 @@ def _trend(trend: Trend) -> dict[str, Any]:
 
 
 def _leaderboard(board: Leaderboard) -> dict[str, Any]:
-    places = [{"element": p.element, "share": p.share, **_value(p.value)} for p in board.places]
+    places = [{"element": p.element, "share": p.share, **_value(p.value), "suppressed": p.suppressed} for p in board.places]
     other = {"elements": board.left_out, "share": board.other.share, **_value(board.other.value)} if board.other else None
     return {"metric": board.shown.name, "by": board.dimension, "title": board.title, "rows": places, "other": other,
             "left_out": board.left_out}  # fmt: skip
@@ -210,5 +213,5 @@ def _rows(name: str, panel: Panel) -> Iterator[dict[str, Any]]:
             element = one.element if one is not board.other else f"(other: {board.left_out})"
             yield {
                 "panel": name, "metric": board.shown.name, "unit": board.shown.unit, "dimension": board.dimension,
-                "element": element, "value": one.value.now, "compared": one.value.before,
+                "element": element, "value": one.value.now, "compared": one.value.before, "suppressed": one.suppressed,
             }  # fmt: skip

@@ -122,11 +122,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Place:
-    """One row of a leaderboard. `share` of the total, where parts add up to it."""
+    """One row of a leaderboard. `share` of the total, where parts add up to it. `suppressed`: it rests on too few people."""
 
     element: str | None
     value: Value
     share: float | None
+    suppressed: bool = False
+
+    @property
+    def told(self) -> str:
+        """Its value as it is read."""
+        return "suppressed" if self.suppressed else figure(self.value.now, self.value.unit)
 
 
 @dataclass(frozen=True)
@@ -224,20 +230,26 @@ class Figures:
         earlier = self.comparison(shown.metric)
         before = self._parts(shown.metric, shown, dimension, earlier) if earlier else {}
         sizes = self._sizes(shown, dimension) or now
-        ranked = sorted(now, key=lambda element: (-sizes.get(element, 0.0), element is None, element or ""))
-        total = math.fsum(now.values()) if self._adds_up(shown.metric) else None
+        ranked = sorted(now, key=lambda element: (-(sizes.get(element) or 0.0), element is None, element or ""))
+        known = [value for value in now.values() if value is not None]
+        total = math.fsum(known) if self._adds_up(shown.metric) and len(known) == len(now) else None
         # What was not there yet counts 0 where parts add up, so that it is new; of a ratio there is nothing to compare with.
         absent = 0.0 if earlier and total is not None else None
         places = tuple(
-            Place(element, self._value(shown, now[element], before.get(element, absent)), now[element] / total if total else None)
+            Place(
+                element,
+                self._value(shown, value := now[element], before.get(element, absent)),
+                value / total if total and value is not None else None,
+                value is None,
+            )
             for element in ranked[:top]
         )
         rest = ranked[top:]
         gone = [element for element in before if element not in now] if total is not None else []
         other = None
         if (rest or gone) and total is not None:
-            summed = math.fsum(now[element] for element in rest)
-            then = math.fsum(before.get(element, 0.0) for element in (*rest, *gone)) if earlier else None
+            summed = math.fsum(now[element] or 0.0 for element in rest)
+            then = math.fsum(before.get(element) or 0.0 for element in (*rest, *gone)) if earlier else None
             other = Place(None, self._value(shown, summed, then), summed / total if total else None)
         named = title or f"{shown.title} by {dimension.replace('_', ' ')}"
         return Leaderboard(shown, dimension, named, places, other, len(rest) + len(gone))
@@ -255,18 +267,18 @@ class Figures:
         values = [value for _, value in known if value is not None]
         return math.fsum(values) / len(values) if values else None
 
-    def _parts(self, metric: Metric, shown: Shown, dimension: str, days: Days) -> dict[str | None, float]:
-        """Each element's figure over the days."""
+    def _parts(self, metric: Metric, shown: Shown, dimension: str, days: Days) -> dict[str | None, float | None]:
+        """Each element's figure over the days; None where one of them is suppressed, so that a mean is not of large days alone."""
         basis = basis_of(metric, self.catalogue)
         first = days.last if basis is Basis.LAST_DAY else days.first
         grain = Grain.TOTAL if basis is Basis.TOTAL else Grain.DAY
         rows = self.reader.query(metric, (dimension,), shown.where, first, days.last, grain)
-        found: dict[str | None, list[float]] = {}
+        found: dict[str | None, list[float | None]] = {}
         for element, value in zip(rows[dimension].to_pylist(), rows["value"].to_pylist(), strict=True):
             found.setdefault(element, []).append(value)
-        return {element: math.fsum(values) / len(values) for element, values in found.items()}
+        return {element: _mean(values) for element, values in found.items()}
 
-    def _sizes(self, shown: Shown, dimension: str) -> dict[str | None, float]:
+    def _sizes(self, shown: Shown, dimension: str) -> dict[str | None, float | None]:
         """How large each element of a ratio is: its denominator. Nothing for what is no ratio."""
         formula = shown.metric.formula
         if not isinstance(formula, Ratio):
@@ -283,3 +295,9 @@ class Figures:
     def _allowed(value: str, dimension: str, filters: Sequence[Filter]) -> bool:
         given = [parse_matcher(f.where()) for f in filters if f.dimension == dimension]
         return all(matcher.accepts(value) for matcher in given)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
+    told = [value for value in values if value is not None]
+    return math.fsum(told) / len(told) if len(told) == len(values) else None

@@ -186,7 +186,7 @@ def _leaderboard(document: FPDF, page: Page, board: Leaderboard) -> None:
         others: list[tuple[str, Place]] = [(f"Other ({board.left_out})", board.other)] if board.other else []
         for name, place in [*((p.element or "(none)", p) for p in board.places), *others]:
             share = figure(place.share, "ratio") if place.share is not None else ""
-            yield name, figure(place.value.now, board.shown.unit), share, place.value.words if page.compared else ""
+            yield name, place.told, share, place.value.words if page.compared else ""
 
     _heading(document, board.title)
     _table(document, (board.dimension, board.shown.title, "Share", "Change"), list(rows()), (82, 40, 30, 30))

@@ -46,21 +46,33 @@ _DICTIONARY_BYTES = 128 * 2**10
 _NO_PATH = frozenset("%[]*?")
 
 
+SMALLEST_CELL = 10
+
+
 class Lake:
     """The lake of one installation. `root` is a folder or an object-store URL; locks stay on the local disk."""
 
-    def __init__(self, root: str, lock_root: Path, storage_options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        lock_root: Path,
+        storage_options: Mapping[str, str] | None = None,
+        smallest_cell: int = SMALLEST_CELL,
+    ) -> None:
         """Raises SettingsError for a folder whose path Delta or DuckDB would take for something else."""
         self._root = root.rstrip("/")
         if "://" not in root and (odd := sorted(set(root) & _NO_PATH)):
             raise SettingsError(f"the lake cannot be in {root}: its path has {' and '.join(map(repr, odd))}; use another folder")
         self._lock_root = lock_root
         self._storage_options = dict(storage_options or {})
+        self._smallest_cell = smallest_cell
 
     def tenant(self, tenant: str) -> TenantLake:
         """Raises InvalidNameError for an id that is no tenant id, so that no path can be made from one."""
         name = validate_tenant_id(tenant)
-        return TenantLake(name, f"{self._root}/{name}", self._lock_root / name, self._storage_options)
+        return TenantLake(
+            name, f"{self._root}/{name}", self._lock_root / name, self._storage_options, smallest_cell=self._smallest_cell
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,10 @@ class TenantLake:
     _lock_root: Path
     _storage_options: Mapping[str, str]
     _versions: Mapping[str, int] = field(default_factory=dict)
+    smallest_cell: int = SMALLEST_CELL
+    """Least distinct people that a figure may rest on which is split by what they are (ANALYTICS_SMALLEST_CELL). It is here
+    because whoever reads figures has this object: no door can forget it.
+    """
 
     def table(self, schema: TableSchema) -> Table:
         lock = self._lock_root / f"{schema.layer}-{schema.name}.lock"

@@ -133,6 +133,22 @@ class Publications:
         with self._database.read() as connection:
             return [NewestDay(*row) for row in connection.execute(query)]
 
+    def newest_before(self, tenant: str, asset_prefix: str, day: dt.date) -> dict[str, dt.date]:
+        """By asset below `asset_prefix`, a tenant's newest day before `day` that holds rows."""
+        import sqlalchemy as sa
+
+        from analytics_dagster.lake.schemas import FIRST_DAY
+        from analytics_dagster.lake.state_tables import publications as table
+
+        query = (
+            sa.select(table.c.asset, sa.func.max(table.c.day))
+            .where(table.c.tenant == tenant, table.c.asset.startswith(asset_prefix, autoescape=True))
+            .where(table.c.rows > 0, table.c.day >= FIRST_DAY, table.c.day < day)
+            .group_by(table.c.asset)
+        )
+        with self._database.read() as connection:
+            return {asset: newest for asset, newest in connection.execute(query)}
+
     def _write(self, connection: sa.Connection, chunk: Sequence[Publication], run_id: str) -> int:
         known = _known(connection, chunk)
         now, changed, rows = self._clock.now(), 0, []

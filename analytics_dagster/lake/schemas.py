@@ -224,6 +224,11 @@ SYSTEM_SAMPLES = TableSchema(
         Column("memory_percent", _F, "Memory use, 0 to 100."),
         Column("disk_percent", _F, "Disk use, 0 to 100."),
         Column("network_bytes", _I, "Bytes sent and received since the sample before."),
+        Column("db_queries", _I, "Queries that the machine's database answered since the sample before."),
+        Column("db_time_us", _I, "Microseconds that these took together."),
+        Column("db_slowest_us", _I, "Microseconds that the slowest of these took."),
+        Column("cache_hits", _I, "Look-ups that the machine's cache answered since the sample before."),
+        Column("cache_misses", _I, "Look-ups that it could not answer."),
         Column("format", _S, "Format that the row was read from.", required=True),
     ),
     key="sample_id",
@@ -370,11 +375,51 @@ RESTATEMENTS = TableSchema(
     partition_by=PartitionBy.MONTH,
 )
 
+DELIVERIES = TableSchema(
+    Layer.QUALITY,
+    "deliveries",
+    "How the rows of each table came: how long they were on their way, and how old the newest one was when the day ended.",
+    (
+        Column("ts", TIMESTAMP, "The day (UTC, event time).", required=True),
+        Column("table_name", _S, "The raw table.", required=True),
+        Column("lag_ms", _I, "Milliseconds from the event to its arrival, rounded to 0.1 %; empty in a row about age."),
+        Column("rows", _I, "Arrivals with that lag; 1 in a row about age.", required=True),
+        Column(
+            "age_ms",
+            _I,
+            "Milliseconds from the newest event to the end of the day, or to now on a day that is not over; empty in a row about "
+            "lag.",
+        ),
+    ),
+    key="ts",
+    partition_by=PartitionBy.MONTH,
+)
+
+MODEL_SCORES = TableSchema(
+    Layer.QUALITY,
+    "model_scores",
+    "How the models do: each forecast beside what came, and how far each series' days are from those that models learnt from.",
+    (
+        Column("ts", TIMESTAMP, "The day (UTC).", required=True),
+        Column("figure", _S, "The KPI, with its currency where it has several.", required=True),
+        Column("horizon", _I, "Days that the forecast looked ahead; empty in a row about drift."),
+        Column("actual", _F, "What came."),
+        Column("yhat", _F, "What was forecast; empty in a row about drift."),
+        Column("within_band", _B, "Whether what came lay within the 95 % interval; empty where there was none."),
+        Column("psi", _F, "Population stability index of the newest days against those before; empty in a row about a forecast."),
+        Column("ks", _F, "Kolmogorov-Smirnov statistic of the same; empty in a row about a forecast."),
+    ),
+    key="ts",
+    partition_by=PartitionBy.MONTH,
+)
+
 EVENT_TABLES = (PLAYS, METRICS, SUBSCRIPTIONS, AD_IMPRESSIONS, API_REQUESTS, SYSTEM_SAMPLES, INTERACTIONS)
 CATALOGUE_TABLES = (USERS, TRACKS, ARTISTS, PLAYLISTS)
 RAW_TABLES = EVENT_TABLES + CATALOGUE_TABLES
 BY_NAME = {table.name: table for table in RAW_TABLES}
-MEASURED = {table.name: table for table in (*EVENT_TABLES, RESTATEMENTS)}
+OWN_TABLES = (DELIVERIES, MODEL_SCORES)
+"""What the platform tells of itself: written by the step that measures it."""
+MEASURED = {table.name: table for table in (*EVENT_TABLES, RESTATEMENTS, *OWN_TABLES)}
 """Tables that families of metrics may be declared over, by name."""
 
 

@@ -55,11 +55,13 @@ def aggregate_days(
     if not raw.exists() and not tables[-1].exists():
         return
     skipped = frozenset(day for day in skip if first <= day <= last)
-    spark = _spark() if engine is ComputeEngine.SPARK else None
+    spark = _spark() if engine is ComputeEngine.SPARK and not (family.step and family.step.in_duckdb) else None
     with connect() as connection:
         if not any(pa.types.is_floating(column.type) for column in raw.schema.columns):
             # What `connect` switches it off for is NaN; without fractions it saves half of the grouping.
             connection.execute("SET disabled_optimizers = ''")
+        for name, table in (family.step.beside if family.step else {}).items():
+            connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS SELECT * FROM {tenant.table(table).sql()}")
         days = _Days(connection, family, first, last, skipped, spark)
         spans = days.spans(raw, rows_at_once, Grain.HOUR if family.grains[0] is Grain.MINUTE else Grain.DAY)
         known = {"stream_ms": stream_ms, "session_gap_ms": session_gap_ms}

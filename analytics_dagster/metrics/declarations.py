@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from analytics_dagster.errors import NotFoundError
-from analytics_dagster.lake.schemas import MEASURED, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
+from analytics_dagster.lake.schemas import MEASURED, PLAYS, TIMESTAMP, Column, Layer, PartitionBy, TableSchema
 from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
@@ -134,13 +134,26 @@ class SourceStep:
     """What is worked out of source rows before they are measured, from other rows of their day too.
 
     `sql` is a SELECT over `source` of whole days with the source table's columns and `columns`; `reads` says which columns of the
-    source table each of those is made from.
+    source table each of those is made from. `beside` are catalogue tables of the tenant that it reads too, by the name of the
+    relation.
     """
 
     sql: str
     columns: tuple[Column, ...]
     # A dict has no hash, and what a catalogue gives is kept by the catalogue (boards).
     reads: Mapping[str, tuple[str, ...]] = field(hash=False)
+    beside: Mapping[str, TableSchema] = field(default_factory=dict, hash=False)
+    source: TableSchema = PLAYS
+
+
+@dataclass(frozen=True)
+class SmallCells:
+    """What keeps figures from telling of single people: split by one of `dimensions`, a figure is told only where the distinct
+    count `people` says that it rests on enough of them (`small_cells.py`).
+    """
+
+    people: str
+    dimensions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -204,8 +217,8 @@ class Metric:
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention, concentration and
-        time_to_peak are ours.
+        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention, rate, concentration
+        and time_to_peak are ours.
         """
         match self.formula:
             case Summary(kind):
@@ -216,8 +229,10 @@ class Metric:
                 return "conversion"
             case Retention():
                 return "retention"
-            case MeasureFigure() | PerSecond():
+            case MeasureFigure():
                 return "simple"
+            case PerSecond():
+                return "rate"
             case Ratio():
                 return "ratio"
             case Derived():
@@ -246,6 +261,8 @@ class Family:
     """What makes sessions of the source rows, where it is sessions that are measured."""
     step: SourceStep | None = None
     """What adds columns to the source rows, where they are judged before they are measured."""
+    small_cells: SmallCells | None = None
+    """Which dimensions are of people, where some are."""
 
     @property
     def rows(self) -> TableSchema:

@@ -1,8 +1,8 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
-conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions` and `step`; a metric's `owner`, `unit`,
-`direction`, `synonyms`, `time`, `kpi`; the types `retention`, `concentration` and `time_to_peak`; the aggregations `last` and
+conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions`, `step` and `small_cells`; a metric's `owner`, `unit`,
+`direction`, `synonyms`, `time`, `kpi`; the types `retention`, `rate`, `concentration` and `time_to_peak`; the aggregations `last` and
 `increase`; `seen_on`; and a `percentile` beside the measure, so that several quantiles share one distribution.
 """
 
@@ -70,16 +70,26 @@ class SessionsForm(_Form):
     lasts_ms: Text
 
 
+class SmallCellsForm(_Form):
+    """Dimensions by which a figure is told only where it rests on enough of those whom the measure `people` counts."""
+
+    people: Name
+    dimensions: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
 class SemanticModelForm(_Form):
-    """A source table and what is measured over it. `step: counting` adds the verdicts of the counting policies to its columns."""
+    """A source table and what is measured over it. `step: counting` adds the verdicts of the counting policies to its columns,
+    `step: listeners` age band and gender, and `step: weighted` measures each row of deliveries as many times as it stands for.
+    """
 
     name: Name
     description: Text
-    model: Annotated[str, Field(pattern=r"^(raw|landing)/[a-z0-9_]+$")]
+    model: Annotated[str, Field(pattern=r"^(raw|landing|quality)/[a-z0-9_]+$")]
     owner: Text
-    step: Literal["counting"] | None = None
+    step: Literal["counting", "listeners", "weighted"] | None = None
     defaults: DefaultsForm = DefaultsForm()
     sessions: SessionsForm | None = None
+    small_cells: SmallCellsForm | None = None
     entities: tuple[EntityForm, ...] = ()
     dimensions: tuple[DimensionForm, ...] = ()
     measures: Annotated[tuple[MeasureForm, ...], Field(min_length=1)]
@@ -213,6 +223,19 @@ class SimpleForm(_MetricForm):
     type_params: SimpleParams
 
 
+class RateParams(_Form):
+    """The measure that is told for each second of a bucket."""
+
+    measure: Name
+
+
+class RateForm(_MetricForm):
+    """A metric that is one measure a second."""
+
+    type: Literal["rate"]
+    type_params: RateParams
+
+
 class CumulativeForm(_MetricForm):
     """A metric that is one measure over the days before and with each day."""
 
@@ -263,7 +286,15 @@ class TimeToPeakForm(_MetricForm):
 
 
 MetricForm = Annotated[
-    SimpleForm | CumulativeForm | ConversionForm | RetentionForm | RatioForm | DerivedForm | ConcentrationForm | TimeToPeakForm,
+    SimpleForm
+    | RateForm
+    | CumulativeForm
+    | ConversionForm
+    | RetentionForm
+    | RatioForm
+    | DerivedForm
+    | ConcentrationForm
+    | TimeToPeakForm,
     Field(discriminator="type"),
 ]
 
@@ -281,7 +312,7 @@ KEYS = frozenset(
         FileForm, SemanticModelForm, SessionsForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
         SimpleForm, SimpleParams, CumulativeParams, WindowParams, SeenOnParams, ConversionParams, WithinParams, NamedMeasure,
         RetentionParams, CohortParams, RatioParams, InputForm, DerivedParams,
-        ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams,
+        ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams, SmallCellsForm, RateParams,
     )
     for key in form.model_fields
 )  # fmt: skip

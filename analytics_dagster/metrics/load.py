@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from analytics_dagster.errors import DeclarationError
-from analytics_dagster.lake.schemas import MEASURED, PLAYS, TableSchema
+from analytics_dagster.lake.schemas import MEASURED, TableSchema
 from analytics_dagster.metrics import forms
 from analytics_dagster.metrics.counting.load import FOLDER as POLICIES
 from analytics_dagster.metrics.counting.load import load_counting
@@ -34,10 +34,12 @@ from analytics_dagster.metrics.declarations import (
     Measure,
     Metric,
     Origin,
+    SmallCells,
     SourceStep,
     did_you_mean,
     within,
 )
+from analytics_dagster.metrics.demographics import LISTENERS, listener_step
 from analytics_dagster.metrics.documents import Document, Location, describe, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
 from analytics_dagster.metrics.formulas import (
@@ -45,6 +47,7 @@ from analytics_dagster.metrics.formulas import (
     Derived,
     Formula,
     MeasureFigure,
+    PerSecond,
     Ratio,
     Retention,
     SeenOn,
@@ -56,7 +59,9 @@ from analytics_dagster.metrics.formulas import (
 from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.sessions import Sessions, session_table
+from analytics_dagster.metrics.small_cells import faults_of_family, faults_of_metric
 from analytics_dagster.metrics.states import state_columns
+from analytics_dagster.metrics.weighted import WEIGHTED, weighted_step
 
 BUILT_IN = Path(__file__).parent / "catalogue"
 RESERVED = frozenset({"ts", "value", "metric", "series", "tenant_id", "alertname", "severity", PERIOD})
@@ -109,7 +114,7 @@ class _Resolver:
 
     def __init__(self, files: list[_Declared], counting: Counting) -> None:
         self._files, self._counting = files, counting
-        self._step = counting_step(counting)
+        self._steps = {"counting": counting_step(counting), LISTENERS: listener_step(), WEIGHTED: weighted_step()}
         self._measures: dict[str, tuple[str, Measure]] = {}
         self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
@@ -120,6 +125,8 @@ class _Resolver:
         families = self._families()
         self._index_metrics()
         metrics = [self._metric(declared, index, form) for declared, index, form in self._forms.values()]
+        for metric, fault in faults_of_metric(metrics, {f.name: f for f in families}):
+            raise DeclarationError(f"{metric.origin}: metric {metric.name!r} {fault}")
         resolved = tuple(replace(f, metrics=tuple(m for m in metrics if m.family == f.name)) for f in families)
         return Catalogue(resolved, self._counting)
 
@@ -130,7 +137,7 @@ class _Resolver:
             for index, model in enumerate(declared.form.semantic_models):
                 origin = declared.origin("semantic_models", index, "name")
                 _claim(taken, model.name, origin, "semantic model")
-                family = _family(declared, index, model, self._step if model.step else None)
+                family = _family(declared, index, model, None if model.step is None else self._steps[model.step])
                 for measure in family.measures:
                     if measure.name in self._measures:
                         raise _twice("measure", measure.name, measure.origin, self._measures[measure.name][1].origin)
@@ -189,6 +196,8 @@ class _Resolver:
         match form:
             case forms.SimpleForm():
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.RateForm():
+                made = self._rate(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.CumulativeForm():
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.ConcentrationForm() | forms.TimeToPeakForm():
@@ -216,6 +225,12 @@ class _Resolver:
                 f"{where}: measure {params.measure!r} is no distribution; remove percentile, or give the measure agg: percentile"
             )
         return MeasureFigure(params.measure, params.percentile)
+
+    def _rate(self, form: forms.RateForm, where: Origin) -> PerSecond:
+        name = form.type_params.measure
+        if (aggregation := self._measure(name, where).aggregation) not in ADDITIVE:
+            raise DeclarationError(f"{where}: measure {name!r} is {aggregation}; rate takes {', '.join(sorted(ADDITIVE))}")
+        return PerSecond(MeasureFigure(name))
 
     def _summary(self, form: forms.ConcentrationForm | forms.TimeToPeakForm | forms.CumulativeForm, where: Origin) -> Summary:
         name, kind, dimension = form.type_params.measure, SummaryKind.TOTAL, None
@@ -362,8 +377,9 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
         near = did_you_mean(model.model, known)
         raise DeclarationError(f"{where}: no event table {model.model!r}{near}; one of {', '.join(known)}")
     if step is not None:
-        if source is not PLAYS:
-            raise DeclarationError(f"{declared.origin(*at, 'step')}: step {model.step} is of plays; give model: {PLAYS.path}")
+        if source is not step.source:
+            of = f"step {model.step} is of {step.source.name}; give model: {step.source.path}"
+            raise DeclarationError(f"{declared.origin(*at, 'step')}: {of}")
         source = replace(source, columns=(*source.columns, *step.columns))
     taken: dict[str, Origin] = {}
     entities = []
@@ -391,11 +407,15 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
         if measure.aggregation is Aggregation.COUNT_DISTINCT:
             _claim(taken, within(measure.name), measure.origin, "column")
         measures.append(measure)
-    return Family(
+    cells = None if model.small_cells is None else SmallCells(model.small_cells.people, model.small_cells.dimensions)
+    family = Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        _GRAINS[model.defaults.time_granularity], sessions, step,
+        _GRAINS[model.defaults.time_granularity], sessions, step, cells,
     )  # fmt: skip
+    for fault in faults_of_family(family):
+        raise DeclarationError(f"{declared.origin(*at, 'small_cells' if cells else 'step')}: {fault}")
+    return family
 
 
 def _sessions(
@@ -440,7 +460,8 @@ def _measure(
         raise DeclarationError(f"{place}: no dimension {apart!r} in this semantic model{did_you_mean(apart, dimensions)}")
     description = form.description.strip()
     columns = state_columns(form.name, form.agg, snippet.type, description)
-    of_step = step is not None and not {c.name for c in step.columns}.isdisjoint(snippet.columns)
+    # A step without columns of its own changes which rows there are.
+    of_step = step is not None and (not step.columns or not {c.name for c in step.columns}.isdisjoint(snippet.columns))
     return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"), of_step)
 
 

@@ -28,6 +28,7 @@ from analytics_dagster.metrics.planning import composed_of, counted_ahead, plan_
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import RecordedPoints, recorded_points
 from analytics_dagster.metrics.retention import PERIOD
+from analytics_dagster.metrics.small_cells import answered, of_people
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,7 +88,8 @@ def run_query(tenant: TenantLake, catalogue: Catalogue, query: MetricQuery, fres
     """Answer a question; with `fresh`, recorded names with every point that was acknowledged before.
 
     Returns the columns ts (timestamp[us, UTC], start of the bucket), one string column per `by`, value (float64); sorted by
-    ts and `by`, nulls first. Counts up to 2^53 are exact. With `top` also rank (int64, null for the others), which
+    ts and `by`, nulls first. Counts up to 2^53 are exact. By a dimension of people, before value the column suppressed
+    (bool): such a figure is null (`small_cells.py`). With `top` also rank (int64, null for the others), which
     sorts before `by`.
 
     Raises NotFoundError for an unknown metric, dimension or label, UserError for a bad condition or grain, and when money of
@@ -106,6 +108,12 @@ def answer_query(
     """As `run_query`, with what the name meant. `interruption` lets another thread end it."""
     with recorded_points(tenant, catalogue, fresh, query.metric, interruption) as (points, connection):
         metric = _find(points, catalogue, query.metric, query.aggregate)
+        if not metric.composed and of_people(family := catalogue.family_of(metric), query):
+
+            def ask(one: Metric, asked: MetricQuery) -> pa.Table:
+                return _answer(connection, counted_ahead(plan_of(tenant, catalogue, one, asked, points), tenant, connection))
+
+            return Answer(metric, answered(ask, family, metric, query, tenant.smallest_cell))
         if metric.composed or query.top is not None:
             planned = composed_of if metric.composed else plan_of
             plan = planned(tenant, catalogue, metric, query, points)
@@ -165,6 +173,12 @@ class DayReader:
             parts = composed_of(self._tenant, self._catalogue, metric, asked, None)
             relations = {leaf: self._rows(leaf, parts.range) for leaf in parts.plans}
             return _answer(self._connection, parts.reading(relations))
+        if of_people(family := self._catalogue.family_of(metric), asked):
+
+            def ask(one: Metric, part: MetricQuery) -> pa.Table:
+                return _answer(self._connection, self._planned(one, part))
+
+            return answered(ask, family, metric, asked, self._tenant.smallest_cell)
         return _answer(self._connection, self._planned(metric, asked))
 
     def query_each(self, metrics: Sequence[Metric], by: tuple[str, ...]) -> list[DayFigures]:

@@ -124,7 +124,7 @@ def _figures(reader: DayReader, family: Family, days: Iterable[dt.date], counts:
     wanted, counted = frozenset(days), list(counts)
     found: dict[Figure, float] = {}
     for apart, metrics in _together(family).items():
-        for split in (None, *(d.name for d in family.dimensions if d.name not in apart)):
+        for split in (None, *_splits(family, apart)):
             told = wanted if split is None else {d for d in wanted if all(c[split].get(d, 0) <= MOST_VALUES for c in counted)}
             if not told:
                 continue
@@ -137,6 +137,12 @@ def _figures(reader: DayReader, family: Family, days: Iterable[dt.date], counts:
                     if figure is not None:
                         found[Figure(ts.date(), metric.name, split or "", dimensions)] = figure
     return found
+
+
+def _splits(family: Family, apart: tuple[str, ...]) -> list[str]:
+    """The dimensions by which figures are told. Those of people are not: a change of one would tell of single ones."""
+    of_people = family.small_cells.dimensions if family.small_cells else ()
+    return [d.name for d in family.dimensions if d.name not in (*apart, *of_people)]
 
 
 def _together(family: Family) -> dict[tuple[str, ...], list[Metric]]:

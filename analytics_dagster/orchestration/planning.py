@@ -17,8 +17,10 @@ GAP_DAYS = 31
 # be 16,000 events that nobody looks at.
 MODEL_DAYS = 366
 
-MODEL_ASSETS = ("models/anomaly", "forecasts/kpi", "insights/daily")
+MODEL_ASSETS = ("models/anomaly", "forecasts/kpi", "insights/daily", "aggregates/model_scores")
 SCORECARD = "quality/scorecard"
+ABOUT_RAW = (SCORECARD, "aggregates/deliveries")
+"""What is told of all raw tables of a day together."""
 _CATALOGUE = frozenset(table.path for table in CATALOGUE_TABLES)
 
 
@@ -65,7 +67,7 @@ def plan_runs(stale: Sequence[StaleDays], families: Iterable[tuple[str, str]], t
         touched = [s for s in stale if any(first <= day <= last for day in s.days)]
         tables = sorted({s.table for s in touched})
         tenants = tuple(sorted({s.tenant for s in touched}))
-        figures = [f"raw/{t}" for t in tables] + [a for t in tables for a in by_source.get(t, ())] + [SCORECARD]
+        figures = [f"raw/{t}" for t in tables] + [a for t in tables for a in by_source.get(t, ())] + [*ABOUT_RAW]
         run = PlannedRun(first, last, tenants, tuple(figures) + MODEL_ASSETS, max(s.newest for s in touched))
         runs += split_models(run) if last < today else [without_models(run)]
     return runs

@@ -17,8 +17,8 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.lake.schemas import CATALOGUE_TABLES, EVENT_TABLES, FIRST_DAY
 from analytics_dagster.orchestration.build import with_landing
 from analytics_dagster.orchestration.planning import (
+    ABOUT_RAW,
     MODEL_ASSETS,
-    SCORECARD,
     PlannedRun,
     plan_catalogue,
     plan_runs,
@@ -146,7 +146,7 @@ def _whole(installation: Installation, tenants: list[str], first: dt.date, last:
     """All assets that these tenants have input for."""
     tables = [t.name for t in EVENT_TABLES if with_landing(installation, t, tenants)]
     families = [a for source, a in family_sources(installation.settings.analytics_metrics) if source in tables]
-    assets = (*(f"raw/{t}" for t in tables), *families, SCORECARD, *MODEL_ASSETS)
+    assets = (*(f"raw/{t}" for t in tables), *families, *ABOUT_RAW, *MODEL_ASSETS)
     return PlannedRun(first, last, tuple(tenants), assets)
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, QUARANTINE, RESTATEMENTS, TableSchema
+from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, OWN_TABLES, QUARANTINE, RESTATEMENTS, TableSchema
 
 if TYPE_CHECKING:
     from analytics_dagster.metrics.declarations import Catalogue
@@ -46,4 +46,4 @@ def derived_tables(extra: Path | None) -> list[TableSchema]:
     series = [family.table(grain) for family in families for grain in family.grains]
     counts = [family.counts for family in families if family.counts is not None]
     verdicts = [outcomes_table(t) for t in EVENT_TABLES]
-    return [*series, *counts, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS]
+    return [*series, *counts, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS, *OWN_TABLES]

@@ -230,7 +230,8 @@ def encoded(figures: pa.Table, format_: str, *, whole: bool) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(told.column_names)
-    writer.writerows(zip(*(column.to_pylist() for column in told.columns), strict=True))
+    columns = (c.cast(pa.string()) if pa.types.is_boolean(c.type) else c for c in told.columns)
+    writer.writerows(zip(*(column.to_pylist() for column in columns), strict=True))
     return out.getvalue().encode("utf-8")
 
 

@@ -346,7 +346,9 @@ def test_lineage_of_a_count_is_the_columns_that_its_verdict_reads(own: Catalogue
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_counts_are_said_to_be_left_out_of_an_export(own: Catalogue, format_: ExportFormat) -> None:
     text = export_text(own, format_, {"stream_ms": STREAM_MS})
-    assert "# - metric streams_own: it reads the measure streams_own, and whether a play counts depends on other plays" in text
+    assert (
+        "# - metric streams_own: it reads the measure streams_own, and what it counts is worked out of more than one row" in text
+    )
 
 
 def test_another_policy_makes_stored_days_those_of_another_version(own: Catalogue) -> None:

@@ -207,6 +207,11 @@ def judged(catalogue: Catalogue) -> set[str]:
     return {m.name for m in catalogue.family("counting").metrics}
 
 
+def of_steps(catalogue: Catalogue) -> set[str]:
+    """Metrics that rest on more than one row, those of a counted second included."""
+    return judged(catalogue) | {m.name for m in catalogue.family("deliveries").metrics} | {"api_request_rate"}
+
+
 class TestMetricFlow:
     def test_a_small_catalogue_is_exported_word_by_word(self, declare: Declare) -> None:
         text, document = exported(load_catalogue(declare(SMALL)), ExportFormat.METRICFLOW)
@@ -222,9 +227,9 @@ class TestMetricFlow:
         assert {"artist_save_rate", "artist_followers"} < composed
         assert "artist_super_listeners" in seen
         retention = {m.name for m in catalogue.metrics if any(isinstance(leaf, Retention) for leaf in figures(m.formula))}
-        kept = retention | judged(catalogue) | composed | seen
+        kept = retention | of_steps(catalogue) | composed | seen
         assert told(text, "metric") == kept
-        counts = judged(catalogue) - {"artificial_share"}
+        counts = judged(catalogue) - {"artificial_share"} | {"arrived_rows", "ingest_lag", "newest_age_ms"}
         assert told(text, "measure") == {"points_last", "points_increase", "points_spread"} | counts
         declared = {m.name for m in catalogue.metrics} - kept
         assert {m["name"] for m in document["metrics"] if "helper" not in m["config"]["meta"]} == declared
@@ -315,11 +320,16 @@ class TestOsi:
             m.name
             for m in catalogue.metrics
             if m.composed or any(not isinstance(f, MeasureFigure) or f.window for f in figures(m.formula))
-        } | judged(catalogue)
+        } | of_steps(catalogue)
         assert told(text, "metric") == of_days
         assert set(named(model["metrics"])) == {m.name for m in catalogue.metrics} - of_days
         (extension,) = model["custom_extensions"]
-        assert set(json.loads(extension["data"])["left_out"]) == of_days | {"points_last", "points_increase"}
+        assert set(json.loads(extension["data"])["left_out"]) == of_days | {
+            "points_last",
+            "points_increase",
+            "ingest_lag",
+            "newest_age_ms",
+        } | {f"audience.{name}" for name in ("age_band", "gender", "country")}
 
     def test_it_has_the_shape_that_the_schema_asks_for(self, catalogue: Catalogue) -> None:
         _, document = exported(catalogue, ExportFormat.OSI)

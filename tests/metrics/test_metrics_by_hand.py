@@ -94,6 +94,11 @@ def all_sources(listening: Figures) -> Figures:
         [
             {"ts": ts, "host": "a", "cpu_percent": 0.1, "memory_percent": 40.0, "disk_percent": 70.0, "network_bytes": 10},
             {"ts": ts, "host": "b", "cpu_percent": 0.2, "memory_percent": 60.0, "disk_percent": 71.0, "network_bytes": 5},
+            {"ts": ts, "host": "a", "db_queries": 100, "db_time_us": 200_000, "db_slowest_us": 90_000},
+            {"ts": ts, "host": "b", "db_queries": 300, "db_time_us": 1_000_000, "db_slowest_us": 70_000},
+            {"ts": ts, "host": "b", "db_queries": 0, "db_time_us": 0},
+            {"ts": ts, "host": "a", "cache_hits": 90, "cache_misses": 10},
+            {"ts": ts, "host": "b", "cache_hits": 10, "cache_misses": 40},
             {"ts": ts, "host": "b", "cpu_percent": math.nan, "memory_percent": None, "disk_percent": None, "network_bytes": None},
         ],
     )
@@ -116,6 +121,10 @@ BY_HAND = {
     "plays": 10,
     "streams": 5,  # 200,000; 30,000; 198,000; 197,999; and the one without a length
     "listen_time": (200_000 + 30_000 + 29_999 + 198_000 + 197_999 + 4 * 5_000) / 1000,
+    # cem's 5 s and bob's are not within 5 s; none of 4,999
+    "skip_rate_at_once": 0,
+    "skip_rate_early": 3 / 9,
+    "skip_rate_late": 2 / 9,  # 30,000 of 200,000 by fwdbtn; 197,999 by endplay. 198,000 is 99 % of 200,000
     "skip_rate": 3 / 9,  # 29,999 by fwdbtn; cem's cut short without a word; cem's own mark. Not bob's whole 5 s, not the error
     "completion_rate": 3 / 8,  # 200,000 of 200,000; 198,000 of 200,000; 5,000 of 5,000
     "engagement_rate": 4 / 9,
@@ -166,6 +175,10 @@ BY_HAND = {
     "disk_usage_percent": 70.5,
     "disk_usage_max_percent": 71,
     "network_bytes": 15,
+    "db_queries": 100 + 300,
+    "db_latency": (200_000 + 1_000_000) / 400 / 1000,  # 3 ms over all queries; the mean of 2 ms and 3.33 ms would be another
+    "db_slowest_query": 90,
+    "cache_hit_ratio": (90 + 10) / (100 + 50),
     "saves": 3,
     "playlist_adds": 1,
     "removals": 2,  # one unsaved, one taken off a playlist
@@ -199,7 +212,20 @@ ROLLING = {
     "monthly_ad_reach": 1,
     "monthly_ad_revenue": 4_000,
     "ad_revenue_per_listener": 0.004 / 1,
+    "revenue_per_active_listener": 2_498 / 3,  # ann, bob and cem listened
 }
+# What the platform tells of itself, by the rows in `own_work`.
+OWN_WORK = {
+    "arrived_rows": 98 + 2,
+    "table_age": 7_200,  # of plays; metrics are an hour old
+    "scored_forecasts": 3,
+    "forecast_mape": (10 / 100 + 20 / 100) / 2,  # nothing came on the third
+    "forecast_coverage": 1 / 2,
+    "input_drift_psi": 0.5,
+    "input_drift_ks": 0.25,
+}
+OF_ONE_FIGURE = {"forecast_wape": (10 + 20 + 5) / (100 + 100 + 0)}
+PER_SECOND = {"api_request_rate": 8 / 86_400}
 SHARES_OF_ROLLING = {"stickiness": 3 / 3, "revenue_per_payer": 2_498 / 2}
 # What looks at later days: of the first of January 2026, by the rows in `later_days`.
 LATER = {
@@ -224,10 +250,12 @@ WITHIN_ONE_PERCENT = {
     "api_p95_latency": 80,
     "api_p99_latency": 80,
 }
+LAGS_WITHIN_ONE_PERCENT = {"ingest_lag_p50": 2, "ingest_lag_p95": 2, "ingest_lag_p99": 3_600}
 
 
 def test_every_metric_of_the_catalogue_is_computed_by_hand_here(catalogue: Catalogue) -> None:
-    parts = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, MONTH_BEFORE, WITHIN_ONE_PERCENT, content_by_hand.ALL)
+    days = (BY_HAND, ROLLING, SHARES_OF_ROLLING, LATER, MONTH_BEFORE, PER_SECOND, OWN_WORK, OF_ONE_FIGURE)
+    parts = (*days, WITHIN_ONE_PERCENT, LAGS_WITHIN_ONE_PERCENT, content_by_hand.ALL)
     assert sorted(m.name for m in catalogue.metrics) == sorted(name for part in parts for name in part)
 
 
@@ -235,6 +263,54 @@ def test_every_metric_gives_what_was_computed_by_hand(all_sources: Figures) -> N
     by_hand = BY_HAND | ROLLING | SHARES_OF_ROLLING
     given = {name: all_sources.value(name) for name in by_hand}
     assert given == {name: pytest.approx(value, rel=1e-12) for name, value in by_hand.items()}
+
+
+@pytest.fixture
+def own_work(figures: Figures) -> Figures:
+    """98 plays came within 2 s and 2 an hour late; three forecasts of plays, and how far its days are from those before."""
+    ts = "2026-01-31 00:00"
+    figures.write(
+        "deliveries",
+        [
+            {"ts": ts, "table_name": "plays", "lag_ms": 2_000, "rows": 98},
+            {"ts": ts, "table_name": "metrics", "lag_ms": 3_600_000, "rows": 2},
+            {"ts": ts, "table_name": "plays", "rows": 1, "age_ms": 7_200_000},
+            {"ts": ts, "table_name": "metrics", "rows": 1, "age_ms": 3_600_000},
+        ],
+    )
+    plays = {"ts": ts, "figure": "plays"}
+    figures.write(
+        "model_scores",
+        [
+            {**plays, "horizon": 1, "actual": 100.0, "yhat": 90.0, "within_band": True},
+            {**plays, "horizon": 7, "actual": 100.0, "yhat": 120.0, "within_band": False},
+            {**plays, "horizon": 8, "actual": 0.0, "yhat": 5.0},
+            {**plays, "psi": 0.5, "ks": 0.25},
+            {"ts": ts, "figure": "streams", "psi": 0.1, "ks": 0.2},
+        ],
+    )
+    return figures
+
+
+def test_what_the_platform_tells_of_itself_is_what_was_computed_by_hand(own_work: Figures) -> None:
+    by_hand = OWN_WORK | OF_ONE_FIGURE
+    asked = {name: {"where": ('figure="plays"',)} if name in OF_ONE_FIGURE else {} for name in by_hand}
+    given = {name: own_work.value(name, **asked[name]) for name in by_hand}
+    assert given == {name: pytest.approx(value, rel=1e-9) for name, value in by_hand.items()}
+    lags = {name: own_work.value(name) for name in LAGS_WITHIN_ONE_PERCENT}
+    assert lags == {name: pytest.approx(value, rel=0.0101) for name, value in LAGS_WITHIN_ONE_PERCENT.items()}
+
+
+def test_the_work_of_each_table_and_of_each_horizon_is_told_apart(own_work: Figures) -> None:
+    day = "2026-01-31 00:00"
+    assert own_work.ask("freshness", by=("table_name",)) == [(day, "metrics", 3_600), (day, "plays", 7_200)]
+    assert own_work.ask("model_accuracy", by=("horizon",)) == [(day, "1 day", 1), (day, "2 to 7 days", 0)]
+    assert own_work.ask("model_drift", by=("figure",)) == [(day, "plays", 0.5), (day, "streams", 0.1)]
+
+
+def test_a_rate_is_for_each_second_of_its_bucket(all_sources: Figures) -> None:
+    assert all_sources.value("request_rate") == pytest.approx(8 / 86_400)
+    assert all_sources.value("request_rate", grain="hour") == pytest.approx(8 / 3_600)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analytics_dagster.metrics.declarations import Aggregation, Family, Measure, Metric
+from analytics_dagster.metrics.declarations import Aggregation, Dimension, Family, Measure, Metric
 from analytics_dagster.metrics.formulas import (
     Conversion,
     Derived,
@@ -24,7 +24,8 @@ _WITHOUT_COUNTERPART = {
     Aggregation.LAST: "the newest value is no aggregation there",
     Aggregation.INCREASE: "the rise of a counter is no aggregation there",
 }
-_OF_STEP = "whether a play counts depends on other plays of its day, which no expression over one row has"
+_OF_PEOPLE = "it is of people, and that small cells are suppressed cannot be said there"
+_OF_STEP = "what it counts is worked out of more than one row, which no expression over one row has"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class LeftOut:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}: {self.reason}"
+
+
+def told_dimensions(family: Family) -> tuple[Dimension, ...]:
+    """The dimensions that are exported: not those of people, since no format says that small cells are suppressed."""
+    hidden = family.small_cells.dimensions if family.small_cells else ()
+    return tuple(d for d in family.dimensions if d.name not in hidden)
+
+
+def dimensions_left_out(family: Family) -> list[LeftOut]:
+    """The others."""
+    told = told_dimensions(family)
+    return [LeftOut("dimension", f"{family.name}.{d.name}", _OF_PEOPLE) for d in family.dimensions if d not in told]
 
 
 def measure_without_counterpart(measure: Measure) -> LeftOut | None:

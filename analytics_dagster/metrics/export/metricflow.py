@@ -71,7 +71,8 @@ class MetricFlow:
         """What is not in the document."""
         parts = [part for f in self._catalogue.families for part in self._measures_left_out(f)]
         metrics = [left_out.metric_without_counterpart(m, self._catalogue.family_of(m)) for m in self._catalogue.metrics]
-        return parts + [part for part in metrics if part]
+        dimensions = [part for f in self._catalogue.families for part in left_out.dimensions_left_out(f)]
+        return parts + dimensions + [part for part in metrics if part]
 
     # --- names
 
@@ -137,7 +138,7 @@ class MetricFlow:
         time = {"name": "ts", "description": "Time of the event (UTC).", "type": "time", "expr": "ts"}
         dimensions = [
             {"name": d.name, "description": d.description, "type": "categorical", "expr": self._sql(d.expr)}
-            for d in family.dimensions
+            for d in left_out.told_dimensions(family)
         ]
         model["entities"] = [self._entity(e) for e in family.entities]
         model["dimensions"] = [time | {"type_params": {"time_granularity": family.grains[0].value}}, *dimensions]

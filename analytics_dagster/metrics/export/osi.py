@@ -103,7 +103,7 @@ class _Dataset:
         yield self._field("ts", "ts", "Time of the event (UTC).", {"dimension": {"is_time": True}})
         for entity in self._family.entities:
             yield self._field(self._entities[entity.name], entity.expr, entity.description)
-        for dimension in self._family.dimensions:
+        for dimension in left_out.told_dimensions(self._family):
             yield self._field(dimension.name, dimension.expr, dimension.description, {"dimension": {"is_time": False}})
         for measure in self._family.measures:
             if measure.name in self._measures:
@@ -195,7 +195,8 @@ def _relationships(catalogue: Catalogue) -> Iterator[dict[str, Any]]:
 def _left_out(catalogue: Catalogue) -> list[LeftOut]:
     measures = [left_out.measure_without_counterpart(m) for f in catalogue.families for m in f.measures]
     metrics = [_metric_left_out(m, catalogue.family_of(m)) for m in catalogue.metrics]
-    return [part for part in (*measures, *metrics) if part]
+    dimensions = [part for f in catalogue.families for part in left_out.dimensions_left_out(f)]
+    return [part for part in (*measures, *dimensions, *metrics) if part]
 
 
 def _metric_left_out(metric: Metric, family: Family) -> LeftOut | None:
