@@ -32,8 +32,9 @@ TABLE = pa.schema(
         pa.field("suppressed", pa.bool_()),
     ]
 )
-"""One row for each figure. `ts` is empty where the figure is of the whole period; `compared` is the comparison's figure. `suppressed`:
-it is of people, and rests on too few of them to be told."""
+"""One row for each figure. `ts` is empty where the figure is of the whole period; `compared` is the comparison's figure.
+`suppressed`: it is of people, and rests on too few of them to be told.
+"""
 
 
 def as_json(page: Page) -> bytes:

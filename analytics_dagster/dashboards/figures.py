@@ -268,7 +268,7 @@ class Figures:
         return math.fsum(values) / len(values) if values else None
 
     def _parts(self, metric: Metric, shown: Shown, dimension: str, days: Days) -> dict[str | None, float | None]:
-        """Each element's figure over the days; None where one of them is suppressed, so that a mean is not of large days alone."""
+        """Each element's figure over the days; None where a day is suppressed, so that no mean is of large days alone."""
         basis = basis_of(metric, self.catalogue)
         first = days.last if basis is Basis.LAST_DAY else days.first
         grain = Grain.TOTAL if basis is Basis.TOTAL else Grain.DAY

@@ -147,7 +147,7 @@ class Publications:
             .group_by(table.c.asset)
         )
         with self._database.read() as connection:
-            return {asset: newest for asset, newest in connection.execute(query)}
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def _write(self, connection: sa.Connection, chunk: Sequence[Publication], run_id: str) -> int:
         known = _known(connection, chunk)

@@ -1,9 +1,10 @@
 """The shape of a declaration file, in MetricFlow's vocabulary, checked by pydantic before anything is resolved.
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
-conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions`, `step` and `small_cells`; a metric's `owner`, `unit`,
-`direction`, `synonyms`, `time`, `kpi`; the types `retention`, `rate`, `concentration` and `time_to_peak`; the aggregations `last` and
-`increase`; `seen_on`; and a `percentile` beside the measure, so that several quantiles share one distribution.
+conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions`, `step` and `small_cells`; a metric's
+`owner`, `unit`, `direction`, `synonyms`, `time`, `kpi`; the types `retention`, `rate`, `concentration` and `time_to_peak`; the
+aggregations `last` and `increase`; `seen_on`; and a `percentile` beside the measure, so that several quantiles share one
+distribution.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Figures that would tell of single people are suppressed: those split by what people are that rest on too few of them.
 
 A question is *of people* where it splits or filters by a dimension in `Family.small_cells`. Its *table* is, for each bucket and
-each value of its other dimensions (one artist), the number of distinct people in each cell of those dimensions. Four rules decide:
+each value of its other dimensions (one artist), the number of distinct people in each cell of those dimensions. Four rules:
 
 1. A cell of fewer than `TenantLake.smallest_cell` people is suppressed.
 2. The total is told to whoever does not split. So among cells that add up to something which is told, those suppressed are at
-   least two and have that many people together, or the next smallest is suppressed as well (complementary suppression; Cox 1980).
-3. With two such dimensions the sums of rows and columns are told too. What is suppressed there is suppressed in each of its cells,
-   those that nobody is in as well, and no cell may be the only way between a row and a column of suppressed cells: it would follow
-   from the sums of the others (Gusfield 1988, "A graph theoretic approach to statistical data security").
+   least two and have that many people together, or the next smallest is suppressed as well (complementary suppression).
+3. With two such dimensions the sums of rows and columns are told too. What is suppressed there is suppressed in each of its
+   cells, those that nobody is in as well, and no cell may be the only way between a row and a column of suppressed cells: it
+   would follow from the sums of the others (Gusfield, "A graph theoretic approach to statistical data security", 1988).
 4. Where all people of a table together are too few, nothing is said of its cells, not even which ones there are.
 
 All tables are made without the conditions on such dimensions, which only pick cells afterwards: so no question gets around the
@@ -92,7 +92,8 @@ def _refuse(metric: Metric, query: MetricQuery, dimensions: Collection[str], mat
     for matcher in matchers:
         if matcher.operator is not Operator.EQUAL:
             raise UserError(
-                f"{said} a condition with {matcher.operator} would let small cells be had by subtraction; write {matcher.name}=..."
+                f"{said} a condition with {matcher.operator} would let small cells be had by subtraction; "
+                f"write {matcher.name}=..."
             )
     if query.top is not None:
         raise UserError(f"{said} the others of a board would let small cells be had by subtraction; leave top out")
@@ -166,7 +167,7 @@ def in_row(people: Mapping[Cell, float], smallest: int, also: Collection[Cell] =
 def in_table(sides: list[Mapping[Cell, float]], people: Mapping[Cell, float], smallest: int) -> frozenset[Cell]:
     """What to suppress in a table of two dimensions, of whose values `sides` has the people."""
     rows, columns = (in_row(side, smallest) for side in sides)
-    # A cell that nobody is in is missing from the answer, which says that it is 0: it is suppressed where that would tell another.
+    # A cell that nobody is in is missing from the answer, which tells that it is 0: suppressed where that would tell another.
     people = {(*a, *b): people.get((*a, *b), 0) for a in sides[0] for b in sides[1]}
     hidden = {cell for cell, n in people.items() if 0 < n < smallest or cell[:1] in rows or cell[1:] in columns}
     while True:
@@ -232,7 +233,8 @@ def faults_of_family(family: Family) -> Iterator[str]:
         )
     for dimension in family.dimensions:
         if dimension.name not in guarded and any(f'"{name}"' in dimension.expr for name in of_step):
-            yield f"dimension {dimension.name!r} is of people; name it in small_cells: {{people: ..., dimensions: [{dimension.name}]}}"
+            named = f"small_cells: {{people: ..., dimensions: [{dimension.name}]}}"
+            yield f"dimension {dimension.name!r} is of people; name it in {named}"
     for measure in family.measures:
         if of_step and measure.of_step:
             yield f"measure {measure.name!r} reads what people are, which no rule would suppress; make that a dimension"

@@ -34,8 +34,8 @@ _LEAST = 0.5
 
 
 def model_scores(series: Sequence[Kpi], forecasts: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
-    """Rows of MODEL_SCORES for the days `first` to `last` (inclusive): `series` are the KPIs with their history, `forecasts` rows of
-    FORECASTS for those days. A day without a figure has none.
+    """Rows of MODEL_SCORES for the days `first` to `last` (inclusive). `series` are the KPIs with their history, `forecasts` rows
+    of FORECASTS for those days. A day without a figure has none.
     """
     made: dict[tuple[str, dt.date], list[dict[str, Any]]] = {}
     for row in forecasts.to_pylist():

@@ -139,10 +139,11 @@ def test_what_clients_sent_is_taken_from_the_log_first_whatever_is_selected(home
     assert done.err.splitlines()[0] == "took 3 points and 0 plays of 1 tenant from the ingest log"
     assert published(home) == {("acme", "raw/metrics", today)}
     assert analytics("materialize", "--home", home).status == 0
-    assert {asset for _, asset, _ in published(home)} == {"raw/metrics", "aggregates/points", "quality/scorecard"}
+    about = {"quality/scorecard", "aggregates/deliveries"}
+    assert {asset for _, asset, _ in published(home)} == {"raw/metrics", "aggregates/points", *about}
     record(home, "acme", 4)
     again = analytics("materialize", "--home", home)
-    assert (again.status, again.out) == (0, f"materialized 3 assets, {today} to {today}, acme\n")
+    assert (again.status, again.out) == (0, f"materialized 4 assets, {today} to {today}, acme\n")
     with opened(home) as found:
         assert found.published("raw/metrics")["acme", "raw/metrics", today].rows == 4
 

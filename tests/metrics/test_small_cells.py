@@ -105,7 +105,7 @@ def test_what_is_suppressed_by_one_dimension_is_so_in_each_of_its_cells(audience
     # Others are suppressed in every band, also where there are none: a cell that is missing would say of which band they are not.
     assert told["other", "18-24"] == told["other", "25-34"] == (True, None)
     assert told[None, "18-24"] == told[None, "25-34"] == (True, None)
-    # Of the 46 of 18 to 24, 4 would be left without the men; and these would follow from the 12 of all ages, were 25-34 told as 0.
+    # Of the 46 of 18 to 24, 4 would be left without the men; these would follow from the 12 of all ages, were 25-34 told as 0.
     assert told["male", "18-24"] == told["male", "25-34"] == (True, None)
     assert told["female", "18-24"] == told["female", "25-34"] == (False, 30)
 

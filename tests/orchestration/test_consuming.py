@@ -26,7 +26,7 @@ from analytics_dagster.orchestration.staleness import COMPUTE_AGAIN
 
 TODAY = NOW.date()
 YESTERDAY = TODAY - dt.timedelta(days=1)
-FIGURES = ("raw/metrics", "aggregates/points", "quality/scorecard")
+FIGURES = ("raw/metrics", "aggregates/points", "quality/scorecard", "aggregates/deliveries")
 PAGE = ("insights/daily",)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_dagster.ingest.raw import StaleDays
-from analytics_dagster.orchestration.planning import MODEL_ASSETS, MODEL_DAYS, SCORECARD, missed_days, plan_runs
+from analytics_dagster.orchestration.planning import ABOUT_RAW, MODEL_ASSETS, MODEL_DAYS, missed_days, plan_runs
 
 FAMILIES = [("plays", "aggregates/listening"), ("api_requests", "aggregates/api")]
 DAY = dt.date(2026, 3, 1)
@@ -26,7 +26,7 @@ def test_nothing_stale_is_no_run() -> None:
 
 def test_a_run_takes_only_the_tables_that_have_rows_and_what_follows_from_them() -> None:
     [run] = plan_runs([stale("acme", "plays", 0, 1)], FAMILIES, TODAY)
-    assert run.assets == ("raw/plays", "aggregates/listening", SCORECARD, *MODEL_ASSETS)
+    assert run.assets == ("raw/plays", "aggregates/listening", *ABOUT_RAW, *MODEL_ASSETS)
     assert (run.first, run.last, run.tenants) == (DAY, DAY + dt.timedelta(days=1), ("acme",))
 
 

@@ -6,6 +6,7 @@ below SAMPLED_FROM listeners it holds every request, above it a steady share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -166,9 +167,33 @@ def system_samples(population: Population, day: date, plays: Plays) -> pa.Table:
             "memory_percent": pa.array(np.round(np.clip(memory, 0.0, 100.0), 2).T.ravel()),
             "disk_percent": pa.array(np.round(disk, 2).T.ravel()),
             "network_bytes": numbers(network.T.ravel().astype(np.int64)),
+            **_answered(names, cpu, relative * parameters.users, noise),
             "format": constant(FORMAT, count),
         },
     )
+
+
+def _answered(names: Sequence[str], cpu: Floats, load: Floats, noise: Floats) -> dict[str, pa.Array]:
+    """What databases and caches did between two samples, by machine (rows) and sample (columns): a database under load takes
+    longer, and a machine that is down answers from no cache. Follows from what was drawn for the processors.
+    """
+    kind = np.array([name.split("-")[0] for name in names])[:, None]
+    busy = np.clip(cpu, 0.0, 98.0) / 100
+    queries = np.rint(20 + load * 1.5 * np.exp(noise / 20)) * (kind == "db")
+    mean_us = 400 / (1 - busy) * np.exp(np.abs(noise) / 8)
+    lookups = np.rint(40 + load * 3 * np.exp(noise / 20)) * (kind == "api")
+    hits = np.rint(lookups * np.clip(0.94 - np.abs(noise) / 100 - 0.6 * (cpu > 90), 0.0, 1.0))
+    columns = {
+        "db_queries": (queries, "db"),
+        "db_time_us": (np.rint(queries * mean_us), "db"),
+        "db_slowest_us": (np.rint(mean_us * np.minimum(queries, 25)), "db"),
+        "cache_hits": (hits, "api"),
+        "cache_misses": (lookups - hits, "api"),
+    }
+    return {
+        name: numbers(values.T.ravel().astype(np.int64), missing=np.broadcast_to(kind != of, values.shape).T.ravel())
+        for name, (values, of) in columns.items()
+    }
 
 
 def _base_load(host: str) -> float:
