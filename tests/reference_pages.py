@@ -32,7 +32,7 @@ SETTINGS = {
         "analytics_public_url",
         "analytics_log_level",
     ),
-    "Counting": ("analytics_stream_seconds", "analytics_session_gap_minutes"),
+    "Counting": ("analytics_stream_seconds", "analytics_session_gap_minutes", "analytics_smallest_cell"),
     "When a day is closed": ("analytics_lateness", "analytics_idle_timeout"),
     "The ingest log": (
         "analytics_log",

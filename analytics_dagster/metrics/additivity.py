@@ -19,6 +19,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     SummaryKind,
 )
@@ -84,6 +85,8 @@ def _class(formula: Formula, catalogue: Catalogue) -> Additivity:
             return Additivity.CONVERSION
         case Retention():
             return Additivity.RETENTION
+        case Standing():
+            return Additivity.DERIVED
         case PerSecond() | Ratio():
             return Additivity.RATIO
         case Derived(expr, inputs):

@@ -23,6 +23,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     SummaryKind,
     leaves,
@@ -143,8 +144,8 @@ def parts_of(formula: Formula) -> tuple[Question, ...]:
             return (formula,)
         case PerSecond(figure):
             return parts_of(figure)
-        case Ratio(numerator, denominator):
-            return tuple(dict.fromkeys((*parts_of(numerator), *parts_of(denominator))))
+        case Ratio(one, other) | Standing(one, other):
+            return tuple(dict.fromkeys((*parts_of(one), *parts_of(other))))
         case Derived(_, inputs):
             return tuple(dict.fromkeys(leaf for _, inner in inputs for leaf in parts_of(inner)))
 
@@ -235,8 +236,8 @@ def _figure(formula: Formula, figures: Mapping[Question, str], frame: Frame) -> 
     match formula:
         case MeasureFigure() | Conversion() | Retention() | Summary():
             return figures[formula]
-        case PerSecond():
-            raise ValueError("rates are of recorded points, which are one family's")
+        case PerSecond() | Standing():
+            raise ValueError(f"{formula} is one family's, and is not put together")
         case Ratio(numerator, denominator):
             return f"({_figure(numerator, figures, frame)} / nullif({_figure(denominator, figures, frame)}, 0))"
         case Derived(expr, inputs):

@@ -27,6 +27,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     SummaryKind,
     leaves,
@@ -182,6 +183,17 @@ class Measure:
         return self.aggregation in whole and pa.types.is_integer(self.columns[-1].type)
 
 
+def always_whole(formula: Formula, first: Measure) -> bool:
+    """Whether a figure is always a whole number; `first` is the first measure that it reads."""
+    match formula:
+        case MeasureFigure():
+            return first.integer
+        case Conversion() | Retention():
+            return not formula.rate
+        case _:
+            return False
+
+
 def within(measure: str) -> str:
     """Name of the column that says when within its bucket each id of a distinct count occurs."""
     return f"{measure}_within"
@@ -217,8 +229,8 @@ class Metric:
 
     @property
     def type(self) -> str:
-        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention, rate, concentration
-        and time_to_peak are ours.
+        """MetricFlow's name for its kind: simple, cumulative, conversion, ratio or derived; retention, rate, standing,
+        concentration and time_to_peak are ours.
         """
         match self.formula:
             case Summary(kind):
@@ -233,6 +245,8 @@ class Metric:
                 return "simple"
             case PerSecond():
                 return "rate"
+            case Standing():
+                return "standing"
             case Ratio():
                 return "ratio"
             case Derived():

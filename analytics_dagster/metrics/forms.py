@@ -2,9 +2,9 @@
 
 A file holds `semantic_models` (a source table with entities, dimensions and measures) and `metrics` (simple, cumulative,
 conversion, ratio, derived). What MetricFlow does not have: a model's `owner`, `sessions`, `step` and `small_cells`; a metric's
-`owner`, `unit`, `direction`, `synonyms`, `time`, `kpi`; the types `retention`, `rate`, `concentration` and `time_to_peak`; the
-aggregations `last` and `increase`; `seen_on`; and a `percentile` beside the measure, so that several quantiles share one
-distribution.
+`owner`, `unit`, `direction`, `synonyms`, `time`, `kpi`; the types `retention`, `rate`, `standing`, `concentration` and
+`time_to_peak`; the aggregations `last` and `increase`; `seen_on`; and a `percentile` beside the measure, so that several
+quantiles share one distribution.
 """
 
 from __future__ import annotations
@@ -237,6 +237,21 @@ class RateForm(_MetricForm):
     type_params: RateParams
 
 
+class StandingParams(_Form):
+    """A metric of one element of a dimension among those that are alike in another metric."""
+
+    metric: Name
+    alike: Name
+    dimension: Name
+
+
+class StandingForm(_MetricForm):
+    """A metric that tells how an element stands among others."""
+
+    type: Literal["standing"]
+    type_params: StandingParams
+
+
 class CumulativeForm(_MetricForm):
     """A metric that is one measure over the days before and with each day."""
 
@@ -289,6 +304,7 @@ class TimeToPeakForm(_MetricForm):
 MetricForm = Annotated[
     SimpleForm
     | RateForm
+    | StandingForm
     | CumulativeForm
     | ConversionForm
     | RetentionForm
@@ -313,7 +329,7 @@ KEYS = frozenset(
         FileForm, SemanticModelForm, SessionsForm, EntityForm, DimensionForm, MeasureForm, NonAdditiveForm, DefaultsForm,
         SimpleForm, SimpleParams, CumulativeParams, WindowParams, SeenOnParams, ConversionParams, WithinParams, NamedMeasure,
         RetentionParams, CohortParams, RatioParams, InputForm, DerivedParams,
-        ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams, SmallCellsForm, RateParams,
+        ConcentrationForm, SpreadParams, TimeToPeakForm, PeakParams, SmallCellsForm, RateParams, StandingParams,
     )
     for key in form.model_fields
 )  # fmt: skip

@@ -102,10 +102,21 @@ class Summary:
     dimension: str | None = None
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Formula: a figure of an element of `dimension` in standard deviations from those whose `alike` has as many digits.
+    `standing.py` says how.
+    """
+
+    figure: Formula
+    alike: Formula
+    dimension: str
+
+
 Ahead = Conversion | Retention
 """Formula leaves that look at the days after their own, and have no figure until those are there."""
 Leaf = MeasureFigure | Ahead
-Formula = Leaf | Summary | PerSecond | Ratio | Derived
+Formula = Leaf | Summary | PerSecond | Ratio | Derived | Standing
 
 
 def figures(formula: Formula) -> Iterator[Leaf]:
@@ -115,9 +126,9 @@ def figures(formula: Formula) -> Iterator[Leaf]:
             yield formula
         case PerSecond(figure) | Summary(_, figure):
             yield from figures(figure)
-        case Ratio(numerator, denominator):
-            yield from figures(numerator)
-            yield from figures(denominator)
+        case Ratio(one, other) | Standing(one, other):
+            yield from figures(one)
+            yield from figures(other)
         case Derived(_, inputs):
             for _, inner in inputs:
                 yield from figures(inner)
@@ -142,9 +153,9 @@ def summaries(formula: Formula) -> Iterator[Summary]:
             yield formula
         case PerSecond(figure):
             yield from summaries(figure)
-        case Ratio(numerator, denominator):
-            yield from summaries(numerator)
-            yield from summaries(denominator)
+        case Ratio(one, other) | Standing(one, other):
+            yield from summaries(one)
+            yield from summaries(other)
         case Derived(_, inputs):
             for _, inner in inputs:
                 yield from summaries(inner)

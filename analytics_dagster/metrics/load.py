@@ -36,6 +36,7 @@ from analytics_dagster.metrics.declarations import (
     Origin,
     SmallCells,
     SourceStep,
+    always_whole,
     did_you_mean,
     within,
 )
@@ -51,6 +52,7 @@ from analytics_dagster.metrics.formulas import (
     Ratio,
     Retention,
     SeenOn,
+    Standing,
     Summary,
     SummaryKind,
     leaves,
@@ -60,7 +62,7 @@ from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.sessions import Sessions, session_table
 from analytics_dagster.metrics.small_cells import faults_of_family, faults_of_metric
-from analytics_dagster.metrics.states import state_columns
+from analytics_dagster.metrics.states import accepts, state_columns
 from analytics_dagster.metrics.weighted import WEIGHTED, weighted_step
 
 BUILT_IN = Path(__file__).parent / "catalogue"
@@ -179,7 +181,7 @@ class _Resolver:
             synonyms=form.synonyms,
             time=form.time,
             kpi=form.kpi,
-            integer=_whole(formula, used[0][1]),
+            integer=always_whole(formula, used[0][1]),
             apart_by=tuple(apart),
             origin=origin,
             others=tuple(of[1:]),
@@ -198,6 +200,8 @@ class _Resolver:
                 made: Formula = self._simple(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.RateForm():
                 made = self._rate(form, declared.origin("metrics", index, "type_params", "measure"))
+            case forms.StandingForm():
+                made = self._standing(form, (*path, name), where)
             case forms.CumulativeForm():
                 made = self._cumulative(form, declared.origin("metrics", index, "type_params", "measure"))
             case forms.ConcentrationForm() | forms.TimeToPeakForm():
@@ -231,6 +235,17 @@ class _Resolver:
         if (aggregation := self._measure(name, where).aggregation) not in ADDITIVE:
             raise DeclarationError(f"{where}: measure {name!r} is {aggregation}; rate takes {', '.join(sorted(ADDITIVE))}")
         return PerSecond(MeasureFigure(name))
+
+    def _standing(self, form: forms.StandingForm, path: tuple[str, ...], where: Origin) -> Standing:
+        params = form.type_params
+        figure, alike = self._figure(params.metric, path, where), self._figure(params.alike, path, where)
+        of = sorted({self._measures[leaf.measure][0] for part in (figure, alike) for leaf in leaves(part)})
+        if len(of) > 1 or any(summaries(figure)) or any(summaries(alike)):
+            raise DeclarationError(f"{where}: metric {form.name!r} is a standing, which reads one semantic model's own figures")
+        if params.dimension not in self._dimensions[of[0]]:
+            near = did_you_mean(params.dimension, self._dimensions[of[0]])
+            raise DeclarationError(f"{where}: no dimension {params.dimension!r} in the semantic model {of[0]!r}{near}")
+        return Standing(figure, alike, params.dimension)
 
     def _summary(self, form: forms.ConcentrationForm | forms.TimeToPeakForm | forms.CumulativeForm, where: Origin) -> Summary:
         name, kind, dimension = form.type_params.measure, SummaryKind.TOTAL, None
@@ -357,17 +372,6 @@ def _seen_on(params: forms.CumulativeParams, aggregation: Aggregation, where: Or
     return SeenOn(wanted.at_least, wanted.at_most)
 
 
-def _whole(formula: Formula, first: Measure) -> bool:
-    """Whether a figure is always a whole number; `first` is the first measure that it reads."""
-    match formula:
-        case MeasureFigure():
-            return first.integer
-        case Conversion() | Retention():
-            return not formula.rate
-        case _:
-            return False
-
-
 def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, step: SourceStep | None) -> Family:
     at: tuple[str | int, ...] = ("semantic_models", index)
     source = {table.path: table for table in MEASURED.values()}.get(model.model)
@@ -450,7 +454,7 @@ def _measure(
 ) -> Measure:
     where = declared.origin(*at, "expr")
     snippet = _snippet(declared, at, form.expr or form.name, source)
-    if not _accepts(form.agg, snippet.type):
+    if not accepts(form.agg, snippet.type):
         given = form.expr or form.name
         remedy = "a condition" if form.agg is Aggregation.SUM_BOOLEAN else "a number, or use count, sum_boolean or count_distinct"
         raise DeclarationError(f"{where}: agg {form.agg} cannot take {given!r}, which is {snippet.type}; give {remedy}")
@@ -463,16 +467,6 @@ def _measure(
     # A step without columns of its own changes which rows there are.
     of_step = step is not None and (not step.columns or not {c.name for c in step.columns}.isdisjoint(snippet.columns))
     return Measure(form.name, form.agg, snippet.sql, description, columns, apart, declared.origin(*at, "name"), of_step)
-
-
-def _accepts(aggregation: Aggregation, kind: pa.DataType) -> bool:
-    match aggregation:
-        case Aggregation.COUNT | Aggregation.COUNT_DISTINCT:
-            return True
-        case Aggregation.SUM_BOOLEAN:
-            return bool(pa.types.is_boolean(kind))
-        case _:
-            return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _snippet(declared: _Declared, at: Location, text: str, source: TableSchema) -> Snippet:

@@ -21,6 +21,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     figures,
     leaves,
@@ -269,7 +270,7 @@ def _figure(formula: Formula, measures: dict[str, Measure]) -> str:
             return f"({_figure(numerator, measures)} / nullif({_figure(denominator, measures)}, 0))"
         case Derived(expr, inputs):
             return substitute(expr, {name: _figure(inner, measures) for name, inner in inputs})
-        case Summary():
+        case Summary() | Standing():
             raise ValueError(f"{formula} is put together from an answer, and is no figure of state")
 
 

@@ -20,7 +20,7 @@ from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics.ahead import days_after, days_before
 from analytics_dagster.metrics.composed import ComposedPlan, Question, daily
 from analytics_dagster.metrics.declarations import Catalogue, Family, Grain, Metric
-from analytics_dagster.metrics.formulas import Formula, Retention, leaves
+from analytics_dagster.metrics.formulas import Formula, Retention, Standing, leaves
 from analytics_dagster.metrics.leaderboard import check_top, leaders
 from analytics_dagster.metrics.matchers import Operator
 from analytics_dagster.metrics.plan import Plan
@@ -29,6 +29,7 @@ from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import RecordedPoints, recorded_points
 from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.small_cells import answered, of_people
+from analytics_dagster.metrics.standing import standings
 
 if TYPE_CHECKING:
     import duckdb
@@ -108,11 +109,13 @@ def answer_query(
     """As `run_query`, with what the name meant. `interruption` lets another thread end it."""
     with recorded_points(tenant, catalogue, fresh, query.metric, interruption) as (points, connection):
         metric = _find(points, catalogue, query.metric, query.aggregate)
+
+        def ask(one: Metric, asked: MetricQuery) -> pa.Table:
+            return _answer(connection, counted_ahead(plan_of(tenant, catalogue, one, asked, points), tenant, connection))
+
+        if isinstance(metric.formula, Standing):
+            return Answer(metric, standings(ask, metric, query))
         if not metric.composed and of_people(family := catalogue.family_of(metric), query):
-
-            def ask(one: Metric, asked: MetricQuery) -> pa.Table:
-                return _answer(connection, counted_ahead(plan_of(tenant, catalogue, one, asked, points), tenant, connection))
-
             return Answer(metric, answered(ask, family, metric, query, tenant.smallest_cell))
         if metric.composed or query.top is not None:
             planned = composed_of if metric.composed else plan_of
@@ -173,11 +176,13 @@ class DayReader:
             parts = composed_of(self._tenant, self._catalogue, metric, asked, None)
             relations = {leaf: self._rows(leaf, parts.range) for leaf in parts.plans}
             return _answer(self._connection, parts.reading(relations))
+
+        def ask(one: Metric, part: MetricQuery) -> pa.Table:
+            return _answer(self._connection, self._planned(one, part))
+
+        if isinstance(metric.formula, Standing):
+            return standings(ask, metric, asked)
         if of_people(family := self._catalogue.family_of(metric), asked):
-
-            def ask(one: Metric, part: MetricQuery) -> pa.Table:
-                return _answer(self._connection, self._planned(one, part))
-
             return answered(ask, family, metric, asked, self._tenant.smallest_cell)
         return _answer(self._connection, self._planned(metric, asked))
 

@@ -16,6 +16,7 @@ from analytics_dagster.metrics.formulas import (
     Ratio,
     Retention,
     SeenOn,
+    Standing,
     Summary,
 )
 from analytics_dagster.metrics.grains import grains_of
@@ -69,6 +70,9 @@ def formula_text(formula: Formula, family: Family | Catalogue) -> str:
                 return f"{family.measure(measure).aggregation}({measure}) over {window} days{on}{ago}"
             which = "" if percentile is None else f"{percentile:g} "
             return f"{which}{'last' if newest else family.measure(measure).aggregation}({measure})"
+        case Standing(figure, alike, dimension):
+            peers = f"those of as many digits in {formula_text(alike, family)}"
+            return f"standard deviations of ({formula_text(figure, family)}) from the mean of {peers}, by {dimension}"
         case Summary(kind, figure, dimension):
             return f"{kind} of {formula_text(figure, family)}{f' over {dimension}' if dimension else ''}"
         case Conversion(base, converted, entity, window, rate):

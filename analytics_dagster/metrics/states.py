@@ -43,6 +43,17 @@ HASHES = pa.list_(pa.int64())
 BUCKETS = pa.list_(pa.struct([pa.field("bucket", pa.int32()), pa.field("count", pa.int64())]))
 
 
+def accepts(aggregation: Aggregation, kind: pa.DataType) -> bool:
+    """Whether an aggregation can take values of a type."""
+    match aggregation:
+        case Aggregation.COUNT | Aggregation.COUNT_DISTINCT:
+            return True
+        case Aggregation.SUM_BOOLEAN:
+            return bool(pa.types.is_boolean(kind))
+        case _:
+            return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def state_columns(name: str, aggregation: Aggregation, value: pa.DataType, description: str) -> tuple[StateColumn, ...]:
     """The columns of a measure whose expression has the Arrow type `value`."""
     exact = pa.int64() if pa.types.is_integer(value) else EXACT_DECIMAL

@@ -91,7 +91,7 @@ TOTAL_ROLLING = {
     "monthly_audience_listeners": 3,
 }
 # Nothing to tell on a tenant's only day, computed by hand over weeks in test_content_by_hand.py.
-OVER_WEEKS = {"artist_growth", "artist_super_listeners", "artist_moderate_listeners"}
+OVER_WEEKS = {"artist_growth", "artist_growth_score", "artist_super_listeners", "artist_moderate_listeners"}
 ALL = set(TOTAL) | set(TOTAL_ROLLING) | OVER_WEEKS
 """Names of the metrics that are computed by hand here or in test_content_by_hand.py."""
 

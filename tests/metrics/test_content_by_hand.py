@@ -32,6 +32,12 @@ def test_each_artist_has_figures_of_its_own(content: Figures, artist: str, by_ha
     assert given == {name: pytest.approx(value, rel=1e-12) for name, value in by_hand.items()}
 
 
+def test_streams_are_told_by_country_and_by_part_of_the_world(content: Figures) -> None:
+    day = f"{DAY} 00:00"
+    assert content.ask("artist_streams_by_place", by=("country",)) == [(day, "DE", 1), (day, "SE", 2), (day, "US", 2)]
+    assert content.ask("artist_streams_by_place", by=("region",)) == [(day, "Europe", 3), (day, "Northern America", 2)]
+
+
 def test_figures_of_content_are_kept_by_the_day(content: Figures) -> None:
     for grain in ("hour", "minute"):
         with pytest.raises(UserError, match="'track_streams' is kept by the day; its grain is day, week or month"):

@@ -40,6 +40,10 @@ def _listeners() -> list[tuple[str, str | None, int | None]]:
     return [(f"listener-{n}", gender, age) for n, (gender, age) in enumerate(counted)]
 
 
+def _with_smallest(figures: Figures, smallest: int) -> Figures:
+    return Figures(replace(figures.tenant, smallest_cell=smallest), figures.catalogue)
+
+
 @pytest.fixture
 def audience(figures: Figures) -> Figures:
     """87 listeners of abba, all from Sweden but the first three from Norway, who all are women of 18 to 24."""
@@ -86,11 +90,11 @@ def test_a_condition_picks_a_cell_and_does_not_change_what_is_suppressed(audienc
 
 
 def test_the_smallest_cell_is_a_setting_of_the_lake(audience: Figures) -> None:
-    audience.tenant = replace(audience.tenant, smallest_cell=4)
-    assert [row[2] for row in audience.ask("demographics", by=("gender",))] == [False] * 4
-    audience.tenant = replace(audience.tenant, smallest_cell=13)
+    told = _with_smallest(audience, 4).ask("demographics", by=("gender",))
+    assert [row[2] for row in told] == [False] * 4
     # 4, 11 and 12 are too few, and are 27 together.
-    assert [row[1:] for row in audience.ask("demographics", by=("gender",)) if not row[2]] == [("female", False, 60)]
+    told = _with_smallest(audience, 13).ask("demographics", by=("gender",))
+    assert [row[1:] for row in told if not row[2]] == [("female", False, 60)]
 
 
 def test_a_country_with_few_listeners_takes_the_other_with_it(audience: Figures) -> None:
@@ -152,7 +156,7 @@ def test_the_ledger_of_restatements_has_no_figures_by_what_people_are(audience: 
 
 
 def test_a_day_keeps_what_was_known_of_its_listeners(figures: Figures) -> None:
-    figures.tenant = replace(figures.tenant, smallest_cell=1)
+    figures = _with_smallest(figures, 1)
     play = {"ts": f"{DAY} 10:00", "listener_id": "ann"}
     figures.write("plays", [play], only="audience")
     assert figures.ask("demographics", by=("gender",)) == [(f"{DAY} 00:00", None, False, 1)]

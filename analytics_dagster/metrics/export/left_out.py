@@ -15,6 +15,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     figures,
     leaves,
@@ -76,6 +77,8 @@ def _reason(formula: Formula, family: Family) -> str | None:
         return "on how many days an id was seen is not counted there"
     if any(isinstance(leaf, Retention) for leaf in figures(formula)):
         return "who came back is no type of metric there"
+    if isinstance(formula, Standing):
+        return "how one stands among others has no expression there"
     if _per_second(formula):
         return "the seconds of a bucket are not known there"
     return None
@@ -83,7 +86,7 @@ def _reason(formula: Formula, family: Family) -> str | None:
 
 def _per_second(formula: Formula) -> bool:
     match formula:
-        case PerSecond():
+        case PerSecond() | Standing():
             return True
         case MeasureFigure() | Conversion() | Retention() | Summary():
             return False

@@ -27,6 +27,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     leaves,
 )
@@ -247,7 +248,7 @@ class MetricFlow:
                     "window": f"{window} day{'s' if window > 1 else ''}",
                 }
                 return "conversion", {"conversion_type_params": within}
-            case Retention() | PerSecond() | Summary():
+            case Retention() | PerSecond() | Summary() | Standing():
                 raise ValueError(f"{formula} has no counterpart and is left out")
 
 

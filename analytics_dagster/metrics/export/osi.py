@@ -25,6 +25,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
     figures,
     leaves,
@@ -143,7 +144,7 @@ class _Dataset:
                 plain = (exp.AggFunc, exp.WithinGroup)
                 closed = {name: tree if isinstance(tree, plain) else exp.paren(tree) for name, tree in names.items()}
                 return rewritten(expr, self._parameters, closed)
-            case Conversion() | Retention() | PerSecond() | Summary():
+            case Conversion() | Retention() | PerSecond() | Summary() | Standing():
                 raise ValueError(f"{formula} has no counterpart and is left out")
 
     def _aggregate(self, measure: Measure, percentile: float | None) -> exp.Expr:
