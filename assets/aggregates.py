@@ -13,6 +13,7 @@ from analytics_dagster.orchestration.checks import built_check_spec, built_resul
 from analytics_dagster.orchestration.metadata import (
     column_schema,
     family_lineage,
+    kpi_lineage,
     report_range,
 )
 from analytics_dagster.orchestration.own_figures import build_own_figures
@@ -39,6 +40,17 @@ def made_from(family: Family) -> list[str]:
     return [source.path, *(table.path for table in (family.step.beside.values() if family.step else ()))]
 
 
+def lineage_of(family: Family) -> dg.TableColumnLineage:
+    """Which columns of those assets each of its columns is made from."""
+    source, columns = MEASURED[family.source], [c.name for c in family.table("day").columns]
+    if source is DELIVERIES:  # lags and ages are of event times
+        times = [dg.TableColumnDep(asset_key=dg.AssetKey(path.split("/")), column_name="ts") for path in made_from(family)]
+        return dg.TableColumnLineage(dict.fromkeys(columns, times))
+    if source is MODEL_SCORES:
+        return kpi_lineage(graph_catalogue().families, [name for name in columns if name != "ts"])
+    return family_lineage(family)
+
+
 def aggregate_asset(family: Family) -> dg.AssetsDefinition:
     """The asset `aggregates/<family>`."""
     source = MEASURED[family.source]
@@ -54,7 +66,7 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
         tags={"layer": "aggregates"},
         metadata={
             "dagster/column_schema": column_schema(days_table),
-            "dagster/column_lineage": family_lineage(family),
+            "dagster/column_lineage": lineage_of(family),
         },
         partitions_def=DAYS,
         backfill_policy=BACKFILL,
