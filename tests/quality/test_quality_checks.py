@@ -115,6 +115,8 @@ CASES = [
     Case(schemas.SYSTEM_SAMPLES, "percentages_are_possible", some(0.02, cpu_percent=180.0), 48),
     Case(schemas.SYSTEM_SAMPLES, "percentages_are_possible", some(0.02, disk_percent=float("nan")), 48),
     Case(schemas.SYSTEM_SAMPLES, "percentages_are_possible", some(0.02, memory_percent=-1.0), 48),
+    Case(schemas.SYSTEM_SAMPLES, "counts_are_possible", first(cache_misses=-1), 1),
+    Case(schemas.SYSTEM_SAMPLES, "counts_are_possible", first(db_queries=2, db_time_us=5, db_slowest_us=9), 1),
     Case(schemas.SYSTEM_SAMPLES, "traffic_is_not_negative", first(network_bytes=-1), 1),
     Case(schemas.INTERACTIONS, "rows_arrived", lambda rows: rows[::4], None),
     Case(schemas.INTERACTIONS, "keys_are_unique", told_twice("event_id"), 2),
