@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from analytics_dagster.errors import NotFoundError, UserError
+from analytics_dagster.metrics.formulas import Standing
 from analytics_dagster.metrics.query import DayReader, MetricQuery, run_query
 
 if TYPE_CHECKING:
@@ -200,8 +201,9 @@ def test_a_day_reader_answers_from_memory_what_a_query_answers_from_files(listen
     first, last = dt.date(2026, 2, 1), dt.date(2026, 2, 3)
     with DayReader(listening.tenant, listening.catalogue, first, last) as reader:
         for metric in listening.catalogue.metrics:
-            question = MetricQuery(metric.name, first, last)
-            assert reader.query(metric).equals(run_query(listening.tenant, listening.catalogue, question))
+            by = (metric.formula.dimension,) if isinstance(metric.formula, Standing) else ()
+            question = MetricQuery(metric.name, first, last, by=by)
+            assert reader.query(metric, by).equals(run_query(listening.tenant, listening.catalogue, question))
         streams, narrow = listening.catalogue.metric("streams"), ('country!="US"',)
         asked = MetricQuery("streams", last, last, by=("tier",), where=narrow)
         assert reader.query(streams, ("tier",), narrow, since=last).equals(
