@@ -20,7 +20,7 @@ from analytics_dagster.dashboards.view import Days, Filter, Operator, View
 from analytics_dagster.insights.numbers import MINOR, change, figure, relative_change
 from analytics_dagster.insights.series import Series
 from analytics_dagster.metrics.composed import daily, parts_of
-from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Direction, Grain, Metric
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Direction, Family, Grain, Metric
 from analytics_dagster.metrics.formulas import Conversion, MeasureFigure, Ratio, Retention, figures, leaves
 from analytics_dagster.metrics.matchers import parse_matcher
 
@@ -176,8 +176,8 @@ class Figures:
         metric = self.catalogue.metric(name)
         family = self.catalogue.family_of(metric)
         known = {dimension.name for dimension in self.catalogue.dimensions_of(metric)}
-        mine = [f for f in self.view.filters if f.dimension in known]
-        foreign = tuple(f for f in self.view.filters if f.dimension not in known)
+        mine = _allowed([f for f in self.view.filters if f.dimension in known], family)
+        foreign = tuple(f for f in self.view.filters if f not in mine)
         where = tuple(f.where() for f in mine)
         if not metric.apart_by:
             return [Shown(metric, metric.name, where, bool(mine), foreign)]
@@ -295,6 +295,17 @@ class Figures:
     def _allowed(value: str, dimension: str, filters: Sequence[Filter]) -> bool:
         given = [parse_matcher(f.where()) for f in filters if f.dimension == dimension]
         return all(matcher.accepts(value) for matcher in given)
+
+
+def _allowed(filters: list[Filter], family: Family) -> list[Filter]:
+    """Those that a question may have which is of people (`small_cells.py`): one value each, and one dimension of people, so that
+    a leaderboard may be of another.
+    """
+    if family.small_cells is None:
+        return filters
+    plain = [f for f in filters if f.operator is Operator.IS and len(f.values) == 1]
+    first = next((f.dimension for f in plain if f.dimension in family.small_cells.dimensions), None)
+    return [f for f in plain if f.dimension == first or f.dimension not in family.small_cells.dimensions]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

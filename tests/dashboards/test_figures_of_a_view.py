@@ -137,3 +137,26 @@ def test_weeks_begin_on_monday_where_days_would_be_too_many(figures: Lake) -> No
     assert days[0][0] == dt.date(2024, 1, 1)
     assert all(day.weekday() == 0 for day, _ in days)
     assert days[-1] == (dt.date(2026, 3, 9), 2)
+
+
+def test_figures_of_people_are_suppressed_and_filters_that_would_tell_them_are_left_out(figures: Lake) -> None:
+    plays = [
+        play(LAST, f"{country}-{n}", country) for country, count in (("DE", 30), ("US", 12), ("FR", 3)) for n in range(count)
+    ]
+    figures.write("plays", plays, only="audience")
+
+    def places(query: str) -> tuple[list[tuple[str | None, float | None, str]], list[str]]:
+        with looking(figures, query) as seen:
+            shown = seen.shown("monthly_audience_listeners")[0]
+            board = seen.leaderboard(shown, "country", 10, None)
+        left_out = [f.dimension for f in shown.not_filtered]
+        return [(p.element, p.value.now, p.told) for p in board.places], left_out
+
+    every = [("DE", 30.0, "30"), ("FR", None, "suppressed"), ("US", None, "suppressed")]
+    assert places("") == (every, [])
+    assert places("f=is,country,DE") == (every[:1], [])
+    # Two countries together, less what is told of one of them, would be the other.
+    assert places("f=is,country,FR,US") == (every, ["country"])
+    assert places("f=is_not,country,DE") == (every, ["country"])
+    # Of nobody anything is known: all are in one cell of the gender.
+    assert places("f=is,gender,&f=is,age_band,18-24")[1] == ["age_band"]
