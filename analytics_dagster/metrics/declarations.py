@@ -145,6 +145,8 @@ class SourceStep:
     reads: Mapping[str, tuple[str, ...]] = field(hash=False)
     beside: Mapping[str, TableSchema] = field(default_factory=dict, hash=False)
     source: TableSchema = PLAYS
+    in_duckdb: bool = False
+    """Computed by DuckDB whatever the engine: its SQL has no form that is known to give the same elsewhere."""
 
 
 @dataclass(frozen=True)

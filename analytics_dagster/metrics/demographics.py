@@ -32,7 +32,7 @@ def listener_step() -> SourceStep:
     # Said of the column in raw/plays by which the listener is found: lineage within a family is of its own source.
     reads = {column.name: ("listener_id",) for column in columns}
     sql = f"SELECT {raw}, {_age_band()} AS age_band, {_gender()} AS gender FROM {joined}"
-    return SourceStep(sql, columns, reads, {LISTENERS: USERS})
+    return SourceStep(sql, columns, reads, {LISTENERS: USERS}, in_duckdb=True)
 
 
 def _age_band() -> str:

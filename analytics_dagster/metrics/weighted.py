@@ -16,4 +16,4 @@ def weighted_step() -> SourceStep:
     """The step: rows of deliveries, each as many times as its `rows` says."""
     columns = ", ".join(q(c.name) for c in DELIVERIES.columns)
     sql = f"SELECT {columns} FROM (SELECT {columns}, unnest(range({q('rows')})) AS _copy FROM source)"
-    return SourceStep(sql, (), {}, source=DELIVERIES)
+    return SourceStep(sql, (), {}, source=DELIVERIES, in_duckdb=True)
