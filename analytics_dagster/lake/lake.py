@@ -81,6 +81,11 @@ class TenantLake:
         """The same with one table as it was at a Delta version, for reading. Its files must not have been vacuumed."""
         return replace(self, _versions={**self._versions, schema.path: version})
 
+    @property
+    def newest(self) -> bool:
+        """Whether every table is read as it is now."""
+        return not self._versions
+
     def stored_bytes(self) -> int:
         """Size of all files below this tenant's root, those included that no version of a table names any more."""
         return sum(_size_of(Path(folder, name)) for folder, _, names in os.walk(self._root) for name in names)

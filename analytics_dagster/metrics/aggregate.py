@@ -16,6 +16,7 @@ from analytics_dagster.metrics.compile import FINER, SOURCE
 from analytics_dagster.metrics.declarations import Family, Grain
 from analytics_dagster.metrics.sessions import SESSION_GAP_MS
 from analytics_dagster.metrics.sets import SetBuilder, in_order, sets_of
+from analytics_dagster.metrics.windows import to_count, window_counts
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,7 +72,7 @@ def aggregate_days(
                 spans = days.whole(spans)
             days.write(coarser, days.rows({FINER: finer, **sources}, coarser, spans, days.merged(grain, parameters)))
         if family.counts is not None:
-            days.write_counts(tenant.table(family.counts))
+            days.write_counts(tables[-1], tenant.table(family.counts))
 
 
 def _spark() -> SparkStates:
@@ -205,21 +206,34 @@ class _Days:
             rows = table.sql_of(files, *_days_of(content.span), content.condition)
             self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")
 
-    def write_counts(self, table: Table) -> None:
-        """Replace the days of the table of distinct counts by what was counted meanwhile."""
-        kept = self._kept(table.sql(self._first, self._last), " WHERE", table.schema)
-        made = (
-            f"SELECT {_columns(table.schema)} FROM counted{kept} ORDER BY ts, measure, dimension NULLS FIRST, value NULLS FIRST"
-        )
-        self.write(table, iter(self._connection.sql(made).to_arrow_reader(_BATCH_ROWS)))
+    def write_counts(self, days: Table, table: Table) -> None:
+        """Replace in the table of distinct counts the days by what was counted meanwhile, and the windows that hold them by what
+        the family's table of days now says.
+        """
+        counting = to_count(self._connection, self._family, days, table, self._first, self._last)
+        made = list(window_counts(self._connection, self._family, days, counting.days))
+        self._connection.register("windows", pa.Table.from_batches(made, table.schema.arrow))
+        others = f"NOT (ts::DATE BETWEEN DATE '{self._first}' AND DATE '{self._last}')"
+        if self._skipped:
+            others += f" OR ts::DATE IN ({self._skipped})"
+        stays = f"CASE WHEN coalesce(days, 1) = 1 THEN {others} ELSE {counting.stays()} END"
+        kept = f"SELECT * FROM {table.sql(counting.first, counting.last)} WHERE {stays}"
+        every = f"SELECT *, 1 AS days FROM counted UNION ALL BY NAME SELECT * FROM windows UNION ALL BY NAME {kept}"
+        order = "ts, measure, days NULLS FIRST, dimension NULLS FIRST, value NULLS FIRST"
+        rows = self._connection.sql(f"SELECT {_columns(table.schema)} FROM ({every}) ORDER BY {order}")
+        self.write(table, iter(rows.to_arrow_reader(_BATCH_ROWS)), counting.first, counting.last)
 
-    def write(self, table: Table, batches: Iterator[pa.RecordBatch]) -> None:
-        """Replace the table's days in one commit. DuckDB names the inner fields of lists its own way, hence the cast."""
+    def write(
+        self, table: Table, batches: Iterator[pa.RecordBatch], first: dt.date | None = None, last: dt.date | None = None
+    ) -> None:
+        """Replace these days of the table (None: those of the call) in one commit. DuckDB names the inner fields of lists its own
+        way, hence the cast.
+        """
         target = table.schema.arrow
         sets = [measure for measure in self._measures if measure.name in target.names]
         cast = (pa.RecordBatch.from_arrays([b.column(f.name).cast(f.type) for f in target], schema=target) for b in batches)
         cast = (in_order(batch, sets) for batch in cast)
-        table.overwrite_days(pa.RecordBatchReader.from_batches(target, cast), self._first, self._last)
+        table.overwrite_days(pa.RecordBatchReader.from_batches(target, cast), first or self._first, last or self._last)
 
 
 def _inside(span: Span) -> str:
