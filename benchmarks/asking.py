@@ -1,14 +1,19 @@
-"""How long `GET /analytics/query` takes: 90 days by one dimension, over 100,000,000 plays in two years."""
+"""How long `GET /analytics/query` takes: 90 days by one dimension, over 100,000,000 plays in two years.
+
+BENCH_LAKE names a folder in which the lake is kept for the next run, here and in `overview.py`; else it is made anew.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import http.client
 import json
+import os
 import random
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -34,22 +39,35 @@ ROUNDS = 3
 
 def ninety_days() -> Iterator[Line]:
     """Every metric over plays by every dimension, ROUNDS times, of days at random; one question after the other."""
-    from analytics_dagster.metrics.load import load_catalogue
-
-    family = load_catalogue().family("listening")
-    with tempfile.TemporaryDirectory(prefix="bench-asking-") as folder:
-        home = Path(folder) / "home"
-        servers.analytics(home, "tenant", "add", TENANT)
-        key = json.loads(servers.analytics(home, "key", "create", "--json", "--role", "tenant-admin", "--tenant", TENANT))["key"]
-        _fill(home, family)
-        with servers.serving(home, key, {"ANALYTICS_SERVER_WORKERS": "1"}) as server:
-            taken = _ask(server, family)
+    family = load_listening()
+    with large_lake() as (home, key), servers.serving(home, key, {"ANALYTICS_SERVER_WORKERS": "1"}) as server:
+        taken = _ask(server, family)
     of_sets = [t for metric, times in taken.items() if _rolls_over_sets(family, metric) for t in times]
     others = [t for metric, times in taken.items() if not _rolls_over_sets(family, metric) for t in times]
     for what, times in (("any metric", of_sets + others), ("all but rolling listeners", others), ("rolling listeners", of_sets)):
         p50, p95 = np.percentile(times, [50, 95]) * 1_000
         figure = f"{len(times)} questions, p50 {p50:,.0f} ms, p95 {p95:,.0f} ms"
         yield Line(f"90 days of {DAYS * PER_DAY:,} plays: {what}", figure, "p95 under 100 ms")
+
+
+@contextmanager
+def large_lake() -> Iterator[tuple[Path, str]]:
+    """A home whose tenant has DAYS days of PER_DAY plays, aggregated, and a key for it."""
+    with tempfile.TemporaryDirectory(prefix="bench-asking-") as made:
+        folder = Path(os.environ.get("BENCH_LAKE") or made)
+        home, key = folder / "home", folder / "key"
+        if not key.exists():
+            servers.analytics(home, "tenant", "add", TENANT)
+            created = servers.analytics(home, "key", "create", "--json", "--role", "tenant-admin", "--tenant", TENANT)
+            _fill(home, load_listening())
+            key.write_text(json.loads(created)["key"], encoding="ascii")
+        yield home, key.read_text(encoding="ascii")
+
+
+def load_listening() -> Family:
+    from analytics_dagster.metrics.load import load_catalogue
+
+    return load_catalogue().family("listening")
 
 
 def _fill(home: Path, family: Family) -> None:

@@ -230,6 +230,7 @@ def inside(places: Places, starts: Numbers, values: int, windows: Sequence[int],
     last[places.at[: starts[begin]]] = np.repeat(np.arange(begin, dtype=np.int32), np.diff(starts[: begin + 1]))
     there = np.flatnonzero(last >= 0)
     seen_last = np.bincount(last[there] * np.int64(values) + places.value(there), minlength=begin * values).reshape(begin, values)
+    marks = np.empty(places.count, np.int32)
     # How many more are inside on a day than on the one before.
     changes = [np.zeros((told + window, values), np.int64) for window in windows]
     for window, change in zip(windows, changes, strict=True):
@@ -237,7 +238,7 @@ def inside(places: Places, starts: Numbers, values: int, windows: Sequence[int],
             change[0] += seen_last[day]
             change[day + window - begin] -= seen_last[day]
     for day in range(begin, days):
-        now = np.unique(places.at[starts[day] : starts[day + 1]])
+        now = _once(places.at[starts[day] : starts[day + 1]], marks)
         before, of_value = last[now].astype(np.int64), places.value(now)
         last[now] = day
         for window, change in zip(windows, changes, strict=True):
@@ -245,6 +246,13 @@ def inside(places: Places, starts: Numbers, values: int, windows: Sequence[int],
             np.add.at(change.reshape(-1), comes * values + of_value, 1)
             change[day + window - begin] -= np.bincount(of_value, minlength=values)
     return [np.cumsum(change[:told], axis=0) for change in changes]
+
+
+def _once(places: Numbers, marks: NDArray[np.int32]) -> Numbers:
+    """Each place once. `marks` is room for all of them; what is in it does not matter. Sorting takes three times as long."""
+    numbers = np.arange(len(places), dtype=np.int32)
+    marks[places] = numbers
+    return places[marks[places] == numbers]
 
 
 def _rows(
