@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.asking import ninety_days
 from benchmarks.insights import insights
 from benchmarks.late_plays import late_plays
+from benchmarks.overview import overview
 from benchmarks.plays import FIRST, aggregate, tenant_of, write
 from benchmarks.report import Line
 from benchmarks.spark import both_engines
@@ -102,6 +103,7 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "late": late_plays,
     "tenants": many_tenants,
     "asking": ninety_days,
+    "overview": overview,
     "spark": both_engines,
     "insights": insights,
 }

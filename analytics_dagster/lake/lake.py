@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from analytics_dagster.errors import BusyError, IntegrityError, SettingsError, UserError
-from analytics_dagster.lake.compute import connect, identifier, literal
+from analytics_dagster.lake.compute import identifier, literal, session
 from analytics_dagster.lake.schemas import PartitionBy, TableSchema
 from analytics_dagster.tenant_ids import validate_tenant_id
 
@@ -207,7 +207,7 @@ class Table:
     def read(self, first: dt.date | None = None, last: dt.date | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """These rows as Arrow, in no order. For what fits in memory."""
         chosen = ", ".join(identifier(c) for c in columns) if columns else "*"
-        with connect() as connection:
+        with session() as connection:
             return connection.sql(f"SELECT {chosen} FROM {self.sql(first, last)}").to_arrow_table()
 
     def compact(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from analytics_dagster.lake.compute import ComputeEngine, connect, identifier
+from analytics_dagster.lake.compute import ComputeEngine, identifier, session
 from analytics_dagster.lake.schemas import MEASURED, TableSchema
 from analytics_dagster.metrics.compile import FINER, SOURCE
 from analytics_dagster.metrics.declarations import Family, Grain
@@ -57,10 +57,8 @@ def aggregate_days(
         return
     skipped = frozenset(day for day in skip if first <= day <= last)
     spark = _spark() if engine is ComputeEngine.SPARK else None
-    with connect() as connection:
-        if not any(pa.types.is_floating(column.type) for column in raw.schema.columns):
-            # What `connect` switches it off for is NaN; without fractions it saves half of the grouping.
-            connection.execute("SET disabled_optimizers = ''")
+    # Without fractions there is no NaN, for which an optimizer is off that saves half of the grouping.
+    with session(fractions=any(pa.types.is_floating(column.type) for column in raw.schema.columns)) as connection:
         days = _Days(connection, family, first, last, skipped, spark)
         spans = days.spans(raw, rows_at_once, Grain.HOUR if family.grains[0] is Grain.MINUTE else Grain.DAY)
         known = {"stream_ms": stream_ms, "session_gap_ms": session_gap_ms}

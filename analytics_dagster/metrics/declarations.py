@@ -314,8 +314,9 @@ class Family:
             Column("measure", pa.string(), "The measure that is counted.", required=True),
             Column("dimension", pa.string(), "The dimension that the count is split by; none: the count of all."),
             Column("value", pa.string(), "The dimension's value."),
-            Column("days", pa.int64(), "How many days, of which ts is the last, the ids are of; none: one."),
-            Column("count", pa.int64(), "Distinct ids of those days."),
+            # A description that differs from the stored one is refused by Delta: that of `count` is older than `days`.
+            Column("count", pa.int64(), "Distinct ids of the day."),
+            Column("days", pa.int64(), "How many days, of which ts is the last, the ids are of; none: the day alone."),
         )
         return TableSchema(
             Layer.AGGREGATES,

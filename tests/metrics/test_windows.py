@@ -194,4 +194,4 @@ def test_days_of_before_windows_were_counted_are_counted_with_the_next_day(tmp_p
     assert not _is_counted(figures, MetricQuery("own_three"))
     assert _is_counted(figures, MetricQuery("own_day"))
     _arrive(figures, 2, [("ann", "DE")])
-    assert [row for row in _counts(figures) if row[4] != 1 and row[4] is not None] == [row for row in before if row[4] != 1]
+    assert [row for row in _counts(figures) if row[5] != 1 and row[5] is not None] == [row for row in before if row[5] != 1]
