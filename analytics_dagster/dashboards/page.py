@@ -151,8 +151,9 @@ class _Asking:
             made = [self._trend(shown) for shown in self.figures.shown(name)[:most]]
             seen = [trend for trend in made if any(value is not None for _, value in trend.figure.days)]
             trends += seen
-            for trend in seen if self._seen else ():
-                self._seen(form.show or form.kinds[0], trend)
+            if self._seen is not None:
+                for trend in seen:
+                    self._seen(form.show or form.kinds[0], trend)
             empty += [] if seen else [name]
         return Panel(form, tuple(trends), empty=tuple(empty))
 

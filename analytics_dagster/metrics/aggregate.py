@@ -169,15 +169,13 @@ class _Days:
             contents = {
                 name: _Content(table, table.files(*_days_of(span)), span, _inside(span) + keep) for name, table in views.items()
             }
-            kept = self._kept(f"{target.sql(*_days_of(span))} WHERE {_inside(span)}", " AND", target.schema)
-            steps.append((contents, kept))
+            rows = f"{target.sql(*_days_of(span))} WHERE {_inside(span)}" if keep else ""
+            steps.append((contents, self._kept(rows, " AND", target.schema) if keep else ""))
         given = (parameters or {}) if self._spark is None else {}
         return self._run(steps, query, given, target.schema)
 
     def _kept(self, rows: str, joined_by: str, table: TableSchema) -> str:
         """What is added to a query for the skipped days among `rows`."""
-        if not self._skipped:
-            return ""
         return f" UNION ALL SELECT {_columns(table)} FROM {rows}{joined_by} CAST(ts AS DATE) IN ({self._skipped})"
 
     def _run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,8 @@ class Plan:
     conditions: tuple[str, ...]
     parameters: list[str]
     range: Range
-    newest: str
+    newest: Callable[[], str]
+    """Gives SQL for the newest day that the family has. Few plans need it, and its table must be opened for it."""
     counts: str = ""
     counted: frozenset[MeasureFigure] = frozenset()
     """Distinct counts that `counts` (rows of `Family.counts`) answers, so that their sets are not read."""
@@ -188,8 +189,8 @@ class Plan:
 
     def _last_day(self) -> str:
         """SQL for the last day of the range that the table has: a segment without rows on it has its windows all the same."""
-        end = self.range.end
-        return self.newest if end is None else f"least({self.newest}, TIMESTAMPTZ '{end.isoformat()}' - INTERVAL 1 MICROSECOND)"
+        end, newest = self.range.end, self.newest()
+        return newest if end is None else f"least({newest}, TIMESTAMPTZ '{end.isoformat()}' - INTERVAL 1 MICROSECOND)"
 
     def _ahead(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
         """The common tables of what looks at later days, and those that they need."""
@@ -197,7 +198,7 @@ class Plan:
         if not looking:
             return {}
         parts = {REACHING: self._keyed(Grain.DAY, keys, measures), EVERY: f"SELECT * FROM {self.relation}"}
-        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest())
         for leaf in looking:
             match leaf:
                 case Conversion(base, converted):
@@ -210,7 +211,7 @@ class Plan:
         """A metric that is retention, in all its periods: ts, what it is split by, value."""
         retention = self.metric.formula
         assert isinstance(retention, Retention)
-        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest())
         parts = {
             **self._rows(measures),
             REACHING: self._keyed(Grain.DAY, keys, measures),

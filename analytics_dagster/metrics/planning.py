@@ -5,7 +5,9 @@ Whatever cannot be meant is refused here, by name, before anything is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from analytics_dagster.errors import NotFoundError, UserError
@@ -67,7 +69,7 @@ def plan_of(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Met
         stored = grain if grain in family.grains else Grain.DAY
         read = reaching(wanted, days_before(metric.formula), days_after(metric.formula))
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
-    newest = newest_day(tenant, family, wanted) if longest_window(metric.formula) or ahead_of(metric.formula) else ""
+    newest = partial(newest_day, tenant, family, wanted)
     by_sql = tuple(expressions[name] for name in split)
     return Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
 
@@ -87,7 +89,7 @@ def counted_ahead(plan: Plan, tenant: TenantLake, connection: duckdb.DuckDBPyCon
     measures, before = beside(plan, counted)
     rows = f"({state_rows(tenant, plan.family, Grain.DAY, reaching(plan.range, before, 0), measures)})"
     answered = plan.reading(rows).counting(counts, counted)
-    return answered if are_complete(answered, connection, whole(tenant, plan.family)) else plan
+    return answered if are_complete(answered, connection, partial(whole, tenant, plan.family)) else plan
 
 
 def beside(plan: Plan, counted: frozenset[MeasureFigure]) -> tuple[list[Measure], int]:
@@ -122,29 +124,33 @@ def countable(plan: Plan) -> frozenset[MeasureFigure]:
     return frozenset(leaf for leaf in distinct if leaf.measure not in read)
 
 
-def are_complete(plan: Plan, connection: duckdb.DuckDBPyConnection, whole: str) -> bool:
-    """Whether every day of the plan's range has the counts that it is answered by."""
+def are_complete(plan: Plan, connection: duckdb.DuckDBPyConnection, whole: Callable[[], str]) -> bool:
+    """Whether every day of the plan's range has the counts that it is answered by. `whole` gives what the function of that name
+    does.
+    """
     split = min({*plan.by, *(m.name for m in plan.matchers)}, default="")
     return all(_is_complete(plan, leaf, split, connection, whole) for leaf in plan.counted)
 
 
-def _is_complete(plan: Plan, leaf: MeasureFigure, split: str, connection: duckdb.DuckDBPyConnection, whole: str) -> bool:
+def _is_complete(
+    plan: Plan, leaf: MeasureFigure, split: str, connection: duckdb.DuckDBPyConnection, whole: Callable[[], str]
+) -> bool:
     mine = f"{plan.range.condition()} AND measure = {literal(leaf.measure)} AND coalesce(days, 1) = {leaf.window or 1}"
     in_all = f"FROM {plan.counts} WHERE {mine} AND dimension IS NULL"
     if leaf.window is None:
         days = f"SELECT count(DISTINCT ts) FROM {plan.relation} WHERE {plan.range.condition()}"
         return _yes(connection, f"({days}) = (SELECT count(*) {in_all})")
-    # A window has a count on days without rows too. Where one is missing, there may be no such day: that is looked at last, since
-    # the oldest and the newest day are in all of a table's files.
-    first, last = plan.range.days
-    if not _yes(connection, f"(SELECT count(*) {in_all}) = {(last - first).days + 1}"):
-        begin, end = f"greatest(oldest::DATE, DATE '{first}')", f"least(newest::DATE, DATE '{last}')"
-        days = f"SELECT coalesce(greatest(0, {end} - {begin} + 1), 0) FROM {whole}"
-        if not _yes(connection, f"({days}) = (SELECT count(*) {in_all})"):
-            return False
     # What has too many values to be counted ahead has no row at all, where there is anybody.
     values = f"SELECT ts FROM {plan.counts} WHERE {mine} AND dimension = {literal(split)}"
-    return not split or _yes(connection, f'NOT EXISTS (SELECT 1 {in_all} AND "count" > 0 AND ts NOT IN ({values}))')
+    split_too = f'NOT EXISTS (SELECT 1 {in_all} AND "count" > 0 AND ts NOT IN ({values}))' if split else "true"
+    first, last = plan.range.days
+    if _yes(connection, f"(SELECT count(*) {in_all}) = {(last - first).days + 1} AND {split_too}"):
+        return True
+    # A window has a count on days without rows too. Where one is missing, there may be no such day: that is looked at last, since
+    # the oldest and the newest day are in all of a table's files.
+    begin, end = f"greatest(oldest::DATE, DATE '{first}')", f"least(newest::DATE, DATE '{last}')"
+    days = f"SELECT coalesce(greatest(0, {end} - {begin} + 1), 0) FROM {whole()}"
+    return _yes(connection, f"({days}) = (SELECT count(*) {in_all}) AND {split_too}")
 
 
 def _yes(connection: duckdb.DuckDBPyConnection, condition: str) -> bool:

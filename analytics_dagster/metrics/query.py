@@ -110,7 +110,11 @@ def answer_query(
             planned = composed_of if metric.composed else plan_of
             plan = planned(tenant, catalogue, metric, query, points)
             return Answer(metric, _answer(connection, plan) if query.top is None else _board(connection, plan, query.top))
-        counted = counted_ahead(plan_of(tenant, catalogue, metric, query, points), tenant, connection)
+        # First without its state rows: where all was counted ahead, the sets' table need not be opened.
+        declared = catalogue.find(metric.name) is metric
+        counted = counted_ahead(plan_of(tenant, catalogue, metric, query, None), tenant, connection) if declared else None
+        if counted is None or not counted.counted:
+            counted = plan_of(tenant, catalogue, metric, query, points)
         return Answer(metric, _answer(connection, counted))
 
 
@@ -198,7 +202,7 @@ class DayReader:
             self._connection.execute(f"CREATE TABLE {edges} AS FROM {whole(self._tenant, family)}")
             self._kept[counts] = (0, 0)
         answered = plan.reading(self._reaching(family, before, 0, sets=False)).counting(counts, counted)
-        return answered if are_complete(answered, self._connection, edges) else None
+        return answered if are_complete(answered, self._connection, lambda: edges) else None
 
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""

@@ -252,7 +252,8 @@ def _once(places: Numbers, marks: NDArray[np.int32]) -> Numbers:
     """Each place once. `marks` is room for all of them; what is in it does not matter. Sorting takes three times as long."""
     numbers = np.arange(len(places), dtype=np.int32)
     marks[places] = numbers
-    return places[marks[places] == numbers]
+    once: Numbers = places[marks[places] == numbers]
+    return once
 
 
 def _rows(
