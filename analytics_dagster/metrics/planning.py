@@ -18,7 +18,7 @@ from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Famil
 from analytics_dagster.metrics.formulas import MeasureFigure, Retention, Summary, leaves
 from analytics_dagster.metrics.grains import why_not
 from analytics_dagster.metrics.matchers import Operator, parse_matcher
-from analytics_dagster.metrics.plan import Plan, longest_window
+from analytics_dagster.metrics.plan import Plan
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
 from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql
