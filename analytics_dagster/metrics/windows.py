@@ -11,6 +11,7 @@ A day's counts follow from the sets of the days before it too, so a day that is 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -35,7 +36,7 @@ LONGEST = 31
 MOST_VALUES = 300
 """A dimension with more values in a window is not counted ahead, there: more than there are countries, fewer than artists."""
 
-# Ids and days that are held at once, 100 bytes each; a day with its windows is always held whole.
+# Pairs of an id and a day that are held at once, 100 bytes each.
 _AT_ONCE = 8_000_000
 # Places for every pair of a value and an id; where there would be more, only pairs that occur have one.
 _MOST_PLACES = 1 << 24
@@ -99,36 +100,51 @@ def to_count(
 
 
 def window_counts(
-    connection: duckdb.DuckDBPyConnection, family: Family, days: Table, wanted: Sequence[dt.date]
+    connection: duckdb.DuckDBPyConnection, family: Family, days: Table, wanted: Sequence[dt.date], at_once: int = _AT_ONCE
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of the table of counts for the windows that end with each of `wanted` (in order)."""
+    """Rows of the table of counts for the windows that end with each of `wanted` (in order). At most about twice `at_once` pairs
+    of an id and a day are held: of days with more, some of the ids after the others.
+    """
     for name, windows in windows_of(family).items():
-        for first, last in _portions(connection, days, name, windows[-1], wanted):
-            seen = _Seen.read(connection, family, days, family.measure(name), first - (windows[-1] - 1) * _ONE_DAY, last)
+        for first, last, held in _portions(connection, days, name, windows[-1], wanted, at_once):
+            counted: dict[tuple[str | None, int], tuple[pa.Array, Numbers]] = {}
+            parts = -(-held // (2 * at_once)) or 1
+            for part in range(parts):
+                reach = (first - (windows[-1] - 1) * _ONE_DAY, last)
+                seen = _Seen.read(connection, family, days, family.measure(name), reach, (part, parts))
+                for dimension in (None, *(d.name for d in family.dimensions)):
+                    for window, values, counts in seen.counted(dimension, windows, (last - first).days + 1):
+                        known = counted.get((dimension, window))
+                        counted[dimension, window] = (values, counts if known is None else known[1] + counts)
             among = {day for day in wanted if first <= day <= last}
-            for dimension in (None, *(d.name for d in family.dimensions)):
-                for window, values, counted in seen.counted(dimension, windows, (last - first).days + 1):
-                    yield from _rows(family, name, dimension, values, window, first, counted, among)
+            for (dimension, window), (values, counts) in counted.items():
+                yield from _rows(family, name, dimension, values, window, first, counts, among)
 
 
 def _portions(
-    connection: duckdb.DuckDBPyConnection, days: Table, measure: str, window: int, wanted: Sequence[dt.date]
-) -> Iterator[tuple[dt.date, dt.date]]:
-    """`wanted` as ranges that can be held at once with the days that their windows reach back to."""
+    connection: duckdb.DuckDBPyConnection, days: Table, measure: str, window: int, wanted: Sequence[dt.date], at_once: int
+) -> Iterator[tuple[dt.date, dt.date, int]]:
+    """`wanted` as ranges, the first and the last day, each with how many ids its days and those of its windows have: at most
+    `at_once`, unless one day with its windows has more.
+    """
     if not wanted:
         return
-    sizes: dict[dt.date, int] = {}
-    if len(wanted) > 1:
-        rows = days.sql(wanted[0] - window * _ONE_DAY, wanted[-1])
-        sizes = dict(connection.execute(f"SELECT ts::DATE, sum(len({identifier(measure)})) FROM {rows} GROUP BY 1").fetchall())
-    first, held = wanted[0], 0
-    for before, day in zip((None, *wanted), wanted, strict=False):
-        held += sizes.get(day) or 0
-        if before is not None and (day - before > window * _ONE_DAY or held > _AT_ONCE):
-            yield first, before
-            first = day
-            held = sum(sizes.get(day - n * _ONE_DAY) or 0 for n in range(window))
-    yield first, wanted[-1]
+    rows = days.sql(wanted[0] - window * _ONE_DAY, wanted[-1])
+    query = f"SELECT ts::DATE, coalesce(sum(len({identifier(measure)})), 0)::BIGINT FROM {rows} GROUP BY 1"
+    sizes: dict[dt.date, int] = dict(connection.execute(query).fetchall())
+
+    def of_days(last: dt.date, count: int) -> int:
+        return sum(sizes.get(last - n * _ONE_DAY, 0) for n in range(count))
+
+    first, held = wanted[0], of_days(wanted[0], window)
+    for before, day in itertools.pairwise(wanted):
+        more = of_days(day, min(window, (day - before).days))
+        if day - before > window * _ONE_DAY or held + more > at_once:
+            yield first, before, held
+            first, held = day, of_days(day, window)
+        else:
+            held += more
+    yield first, wanted[-1], held
 
 
 @dataclass(frozen=True)
@@ -151,13 +167,19 @@ class _Seen:
         family: Family,
         days: Table,
         measure: Measure,
-        first: dt.date,
-        last: dt.date,
+        reach: tuple[dt.date, dt.date],
+        part: tuple[int, int],
     ) -> _Seen:
-        names = ", ".join(identifier(d.name) for d in family.dimensions)
-        day = f"ts::DATE - DATE '{first}' AS day"
-        query = f"SELECT {day}, {f'{names}, ' if names else ''}{identifier(measure.name)} AS ids FROM {days.sql(first, last)}"
-        cells = connection.sql(f"{query} WHERE ids IS NOT NULL ORDER BY day").to_arrow_table().combine_chunks()
+        """Of the days from the first to the last in `reach`, the n-th of so many parts of all ids."""
+        first, last = reach
+        names = [identifier(d.name) for d in family.dimensions]
+        ids = identifier(measure.name)
+        some = ids if part[1] == 1 else f"list_filter({ids}, lambda id: id % {part[1]} = {part[0]})"
+        chosen = ", ".join([f"ts::DATE - DATE '{first}' AS day", *names, f"{some} AS ids"])
+        # In one order, so that values have the same numbers in all parts.
+        order = ", ".join(["day", *(f"{name} NULLS FIRST" for name in names)])
+        query = f"SELECT {chosen} FROM {days.sql(first, last)} WHERE {ids} IS NOT NULL ORDER BY {order}"
+        cells = connection.sql(query).to_arrow_table().combine_chunks()
         lists = cells.column("ids").combine_chunks()
         encoded = lists.flatten().dictionary_encode() if cells.num_rows else pa.array([], pa.int64()).dictionary_encode()
         of_cell = lists.value_lengths().to_numpy(zero_copy_only=False) if cells.num_rows else np.empty(0, np.int32)
@@ -169,9 +191,7 @@ class _Seen:
     def counted(
         self, dimension: str | None, windows: Sequence[int], told: int
     ) -> Iterator[tuple[int, pa.Array, NDArray[np.int64]]]:
-        """Of each window the dimension's values and how many ids of each (columns) are in it on the last `told` days (rows);
-        -1 where the window has more than MOST_VALUES of them.
-        """
+        """Of each window the dimension's values and how many ids of each (columns) are in it on the last `told` days (rows)."""
         if dimension is None:
             values, codes = pa.array([None], pa.string()), np.zeros(self.cells.num_rows, np.int64)
         else:
@@ -183,7 +203,6 @@ class _Seen:
             return
         places = Places.of(np.repeat(codes, self.of_cell), self.ids, len(values), self.different)
         for window, counts in zip(windows, inside(places, self.starts, len(values), windows, told), strict=True):
-            counts[(counts > 0).sum(axis=1) > MOST_VALUES] = -1
             yield window, values, counts
 
     def _crowded(self, codes: Numbers, window: int, told: int) -> bool:
@@ -266,9 +285,12 @@ def _rows(
     counts: Numbers,
     among: Collection[dt.date],
 ) -> Iterator[pa.RecordBatch]:
-    """Counts by day from `first` on and by value as rows, of the days in `among`. In all there is a row for each of them."""
+    """Counts by day from `first` on and by value as rows, of the days in `among` and windows without too many values. In all
+    there is a row for each day.
+    """
     assert family.counts is not None
     wanted = np.array([first + n * _ONE_DAY in among for n in range(len(counts))])
+    wanted &= (counts > 0).sum(axis=1) <= MOST_VALUES
     days, at = np.nonzero((counts > (0 if dimension else -1)) & wanted[:, None])
     if not len(days):
         return

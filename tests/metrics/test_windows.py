@@ -149,6 +149,22 @@ def test_who_is_inside_is_who_was_seen_on_a_day_of_the_window(
             assert row == [by_value[v] for v in range(3)]
 
 
+def test_counting_a_few_ids_and_days_at_once_gives_the_same(tmp_path: Path, own: Catalogue) -> None:
+    figures, family = _world(tmp_path, own), own.family("own")
+    for day in (0, 1, 2, 9):
+        _arrive(figures, day, [(f"l{n % (5 + day)}", "DE" if n % 3 else "US") for n in range(20)])
+    wanted = [_day(n) for n in range(10)]
+    with connect() as connection:
+        made = [
+            sorted(repr(row) for batch in windows.window_counts(connection, family, days, wanted, n) for row in batch.to_pylist())
+            for n in (1_000, 7, 1)
+            for days in [figures.tenant.table(family.table("day"))]
+        ]
+    assert len(made[0]) > 2 * len(wanted)
+    assert made[1] == made[0]
+    assert made[2] == made[0]
+
+
 def _is_counted(figures: Figures, query: MetricQuery) -> bool:
     """Whether the answer comes from counts alone."""
     with recorded_points(figures.tenant, figures.catalogue, None, query.metric, None) as (points, connection):
