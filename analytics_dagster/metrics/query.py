@@ -177,7 +177,10 @@ class DayReader:
 
         For metrics without windows that are not composed; `by` has all that any of them must be kept apart by.
         """
-        plan = self._planned(metrics[0], MetricQuery(metrics[0].name, self._first, self._last, by=by))
+        asked = MetricQuery(metrics[0].name, self._first, self._last, by=by)
+        plan = plan_of(self._tenant, self._catalogue, metrics[0], asked, None)
+        sets = any(_reads_sets(plan.family, metric.formula) for metric in metrics)
+        plan = plan.reading(self._reaching(plan.family, 0, 0, sets=sets))
         named = {f"figure {n}": metric for n, metric in enumerate(metrics)}
         rows = self._connection.execute(plan.figures(named)).fetchall()
         return [(ts, list(rest[: len(by)]), list(rest[len(by) :])) for ts, *rest in rows]
@@ -228,8 +231,7 @@ class DayReader:
         return f"({every})"
 
     def _reaching_for(self, family: Family, formula: Formula) -> str:
-        distinct = any(family.measure(leaf.measure).aggregation is Aggregation.COUNT_DISTINCT for leaf in leaves(formula))
-        return self._reaching(family, days_before(formula), days_after(formula), sets=distinct)
+        return self._reaching(family, days_before(formula), days_after(formula), sets=_reads_sets(family, formula))
 
     def _reaching(self, family: Family, before: int, after: int, *, sets: bool) -> str:
         """Name of the table that holds the family's days, and at least so many before and after them, with or without sets of
@@ -244,6 +246,10 @@ class DayReader:
             self._connection.execute(f"CREATE OR REPLACE TABLE {name} AS {stored}")
             self._kept[name] = reach
         return name
+
+
+def _reads_sets(family: Family, formula: Formula) -> bool:
+    return any(family.measure(leaf.measure).aggregation is Aggregation.COUNT_DISTINCT for leaf in leaves(formula))
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, plan: Plan | ComposedPlan[Plan]) -> pa.Table:
