@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -163,6 +163,9 @@ class Figures:
     days: Days
     compared: Days | None
     begins: Mapping[str, dt.date]
+    _kept: dict[tuple[Shown, Grain, dt.date | None, dt.date | None], dict[dt.date, float]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def comparison(self, metric: Metric) -> Days | None:
         """The days that a metric's figure is compared with; None where they begin before its data do."""
@@ -214,8 +217,9 @@ class Figures:
         grain = self.view.grain(self.days)
         if grain is not Grain.DAY and any(leaf.window for leaf in leaves(shown.metric.formula)):
             grain = Grain.DAY
-        rows = self.reader.query(shown.metric, (), shown.where, days.first, days.last, grain)
-        known = dict(zip((ts.date() for ts in rows["ts"].to_pylist()), rows["value"].to_pylist(), strict=True))
+        # A day's figure is the same in any range, so the days of the comparison come along; a week that a range cuts is not.
+        asked = (None, None) if grain is Grain.DAY else (days.first, days.last)
+        known = self._known(shown, grain, *asked)
         step = dt.timedelta(days=7 if grain is Grain.WEEK else 1)
         at = days.first - dt.timedelta(days=days.first.weekday()) if grain is Grain.WEEK else days.first
         found = []
@@ -223,6 +227,14 @@ class Figures:
             found.append((at, known.get(at)))
             at += step
         return tuple(found)
+
+    def _known(self, shown: Shown, grain: Grain, first: dt.date | None, last: dt.date | None) -> dict[dt.date, float]:
+        """Figures by bucket, asked for once; None: from the reader's first day, to its last."""
+        key = (shown, grain, first, last)
+        if key not in self._kept:
+            rows = self.reader.query(shown.metric, (), shown.where, first, last, grain)
+            self._kept[key] = dict(zip((ts.date() for ts in rows["ts"].to_pylist()), rows["value"].to_pylist(), strict=True))
+        return self._kept[key]
 
     def leaderboard(self, shown: Shown, dimension: str, top: int, title: str | None) -> Leaderboard:
         """The `top` elements by their figure; of a ratio the `top` largest by its denominator."""

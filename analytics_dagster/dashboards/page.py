@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,12 @@ def read_page(
     board: Board,
     view: View,
     interruption: Interruption | None = None,
+    seen: Callable[[str, Trend], None] | None = None,
 ) -> Page:
-    """Read a board. Raises UserError for a view that cannot be (too long), NotFoundError for a metric that there is not."""
+    """Read a board. Raises UserError for a view that cannot be (too long), NotFoundError for a metric that there is not.
+
+    `seen` is called with each trend that a panel of a kind shows, as soon as it is read.
+    """
     from analytics_dagster.metrics.query import DayReader
 
     began = time.perf_counter()
@@ -108,7 +113,7 @@ def read_page(
         last = max(days.last, compared.last) if compared else days.last
         with DayReader(lake, catalogue, first, last, interruption) as reader:
             begins = {source.asset: source.first for source in trust.sources}
-            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence)
+            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence, seen)
             panels = tuple(asking.panel(form) for form in board.panels)
     return Page(tenant, board, view, days, compared, trust, panels, round((time.perf_counter() - began) * 1_000))
 
@@ -116,8 +121,8 @@ def read_page(
 class _Asking:
     """Panels of one page; a metric that several panels show is asked for once."""
 
-    def __init__(self, figures: Figures, evidence: Evidence) -> None:
-        self.figures, self.evidence = figures, evidence
+    def __init__(self, figures: Figures, evidence: Evidence, seen: Callable[[str, Trend], None] | None) -> None:
+        self.figures, self.evidence, self._seen = figures, evidence, seen
         self._made: dict[Shown, Trend] = {}
 
     def panel(self, form: PanelForm) -> Panel:
@@ -146,6 +151,9 @@ class _Asking:
             made = [self._trend(shown) for shown in self.figures.shown(name)[:most]]
             seen = [trend for trend in made if any(value is not None for _, value in trend.figure.days)]
             trends += seen
+            if self._seen is not None:
+                for trend in seen:
+                    self._seen(form.show or form.kinds[0], trend)
             empty += [] if seen else [name]
         return Panel(form, tuple(trends), empty=tuple(empty))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -233,6 +234,28 @@ def chart_of(trend: Trend, size: pictures.Size = pictures.Size.WIDE, *, headed: 
     return pictures.trend(
         made.shown.title, made.shown.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, size, headed
     )
+
+
+class Drawing:
+    """Draws a page's charts in a thread of its own while the page is read; the page finds them kept. A context manager."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        # What could not be drawn fails again where the page asks for it.
+        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def begin(self, kind: str, trend: Trend) -> None:
+        """Of a panel of this kind. Figures have sparklines, which take no time."""
+        if kind in _PLOTS:
+            self._thread.submit(chart_of, trend, _PLOTS[kind], headed=False)
+
+
+_PLOTS = {"trend": pictures.Size.WIDE, "trends": pictures.Size.SMALL, "forecasts": pictures.Size.SMALL}
 
 
 @lru_cache(maxsize=1)

@@ -98,8 +98,12 @@ def kpi_chart(
     series: ts, value. forecast: ts, yhat, lo_95, hi_95. anomalies: ts, value, anomaly. compared: ts, value of other days,
     each under the day that it is compared with. partial: a day that is not over, drawn dashed.
     """
+    from altair.utils import schemapi
+
     kpi = _Kpi(title, _days(series, days), forecast, anomalies, unit, partial, _days(compared, days) if compared else ())
-    return Chart(kpi.sentence, _svg(_panel(kpi, _Size(width, height), headed=headed), kpi.sentence))
+    # Altair checks each part of a chart against its schema as it is made: a third of the time of a picture.
+    with schemapi.debug_mode(False):
+        return Chart(kpi.sentence, _svg(_panel(kpi, _Size(width, height), headed=headed), kpi.sentence))
 
 
 def overview_chart(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analytics_dagster.lake.compute import connect, identifier
+from analytics_dagster.lake.compute import identifier, session
 from analytics_dagster.lake.lake import Table
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def day_contents(table: Table, first: dt.date, last: dt.date) -> dict[dt.date, D
         FROM (SELECT ts::DATE AS day, {digest} AS line FROM {table.sql(first, last)})
         GROUP BY day
     """
-    with connect() as connection:
+    with session() as connection:
         found = {row[0]: _content(*row) for row in connection.execute(query).fetchall()}
     return {day: found.get(day, DayContent(day, 0, EMPTY_HASH)) for day in days_between(first, last)}
 
@@ -60,7 +60,7 @@ def rows_content(day: dt.date, rows: pa.Table) -> DayContent:
         SELECT count(*), coalesce(sum(md5_number_lower(line)), 0)::VARCHAR
         FROM (SELECT {digest} AS line FROM rows)
     """
-    with connect() as connection:
+    with session() as connection:
         connection.register("rows", rows)
         [(count, total)] = connection.execute(query).fetchall()
     return _content(day, count, total)

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from analytics_dagster.errors import BusyError, IntegrityError, SettingsError, UserError
-from analytics_dagster.lake.compute import connect, identifier, literal
+from analytics_dagster.lake.compute import identifier, literal, session
 from analytics_dagster.lake.schemas import PartitionBy, TableSchema
 from analytics_dagster.tenant_ids import validate_tenant_id
 
@@ -96,6 +96,11 @@ class TenantLake:
     def as_of(self, schema: TableSchema, version: int) -> TenantLake:
         """The same with one table as it was at a Delta version, for reading. Its files must not have been vacuumed."""
         return replace(self, _versions={**self._versions, schema.path: version})
+
+    @property
+    def newest(self) -> bool:
+        """Whether every table is read as it is now."""
+        return not self._versions
 
     def stored_bytes(self) -> int:
         """Size of all files below this tenant's root, those included that no version of a table names any more."""
@@ -218,7 +223,7 @@ class Table:
     def read(self, first: dt.date | None = None, last: dt.date | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """These rows as Arrow, in no order. For what fits in memory."""
         chosen = ", ".join(identifier(c) for c in columns) if columns else "*"
-        with connect() as connection:
+        with session() as connection:
             return connection.sql(f"SELECT {chosen} FROM {self.sql(first, last)}").to_arrow_table()
 
     def compact(self) -> int:

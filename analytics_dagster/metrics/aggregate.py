@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from analytics_dagster.lake.compute import ComputeEngine, connect, identifier
+from analytics_dagster.lake.compute import ComputeEngine, identifier, session
 from analytics_dagster.lake.schemas import MEASURED, TableSchema
 from analytics_dagster.metrics.compile import FINER, SOURCE
 from analytics_dagster.metrics.declarations import Family, Grain
 from analytics_dagster.metrics.sessions import SESSION_GAP_MS
 from analytics_dagster.metrics.sets import SetBuilder, in_order, sets_of
+from analytics_dagster.metrics.windows import to_count, window_counts
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,10 +57,8 @@ def aggregate_days(
         return
     skipped = frozenset(day for day in skip if first <= day <= last)
     spark = _spark() if engine is ComputeEngine.SPARK and not (family.step and family.step.in_duckdb) else None
-    with connect() as connection:
-        if not any(pa.types.is_floating(column.type) for column in raw.schema.columns):
-            # What `connect` switches it off for is NaN; without fractions it saves half of the grouping.
-            connection.execute("SET disabled_optimizers = ''")
+    # Without fractions there is no NaN, for which an optimizer is off that saves half of the grouping.
+    with session(fractions=any(pa.types.is_floating(column.type) for column in raw.schema.columns)) as connection:
         for name, table in (family.step.beside if family.step else {}).items():
             connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS SELECT * FROM {tenant.table(table).sql()}")
         days = _Days(connection, family, first, last, skipped, spark)
@@ -73,7 +72,7 @@ def aggregate_days(
                 spans = days.whole(spans)
             days.write(coarser, days.rows({FINER: finer, **sources}, coarser, spans, days.merged(grain, parameters)))
         if family.counts is not None:
-            days.write_counts(tenant.table(family.counts))
+            days.write_counts(tables[-1], tenant.table(family.counts))
 
 
 def _spark() -> SparkStates:
@@ -172,15 +171,13 @@ class _Days:
             contents = {
                 name: _Content(table, table.files(*_days_of(span)), span, _inside(span) + keep) for name, table in views.items()
             }
-            kept = self._kept(f"{target.sql(*_days_of(span))} WHERE {_inside(span)}", " AND", target.schema)
-            steps.append((contents, kept))
+            rows = f"{target.sql(*_days_of(span))} WHERE {_inside(span)}" if keep else ""
+            steps.append((contents, self._kept(rows, " AND", target.schema) if keep else ""))
         given = (parameters or {}) if self._spark is None else {}
         return self._run(steps, query, given, target.schema)
 
     def _kept(self, rows: str, joined_by: str, table: TableSchema) -> str:
         """What is added to a query for the skipped days among `rows`."""
-        if not self._skipped:
-            return ""
         return f" UNION ALL SELECT {_columns(table)} FROM {rows}{joined_by} CAST(ts AS DATE) IN ({self._skipped})"
 
     def _run(
@@ -207,21 +204,34 @@ class _Days:
             rows = table.sql_of(files, *_days_of(content.span), content.condition)
             self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")
 
-    def write_counts(self, table: Table) -> None:
-        """Replace the days of the table of distinct counts by what was counted meanwhile."""
-        kept = self._kept(table.sql(self._first, self._last), " WHERE", table.schema)
-        made = (
-            f"SELECT {_columns(table.schema)} FROM counted{kept} ORDER BY ts, measure, dimension NULLS FIRST, value NULLS FIRST"
-        )
-        self.write(table, iter(self._connection.sql(made).to_arrow_reader(_BATCH_ROWS)))
+    def write_counts(self, days: Table, table: Table) -> None:
+        """Replace in the table of distinct counts the days by what was counted meanwhile, and the windows that hold them by what
+        the family's table of days now says.
+        """
+        counting = to_count(self._connection, self._family, days, table, self._first, self._last)
+        made = list(window_counts(self._connection, self._family, days, counting.days))
+        self._connection.register("windows", pa.Table.from_batches(made, table.schema.arrow))
+        others = f"NOT (ts::DATE BETWEEN DATE '{self._first}' AND DATE '{self._last}')"
+        if self._skipped:
+            others += f" OR ts::DATE IN ({self._skipped})"
+        stays = f"CASE WHEN coalesce(days, 1) = 1 THEN {others} ELSE {counting.stays()} END"
+        kept = f"SELECT * FROM {table.sql(counting.first, counting.last)} WHERE {stays}"
+        every = f"SELECT *, 1 AS days FROM counted UNION ALL BY NAME SELECT * FROM windows UNION ALL BY NAME {kept}"
+        order = "ts, measure, days NULLS FIRST, dimension NULLS FIRST, value NULLS FIRST"
+        rows = self._connection.sql(f"SELECT {_columns(table.schema)} FROM ({every}) ORDER BY {order}")
+        self.write(table, iter(rows.to_arrow_reader(_BATCH_ROWS)), counting.first, counting.last)
 
-    def write(self, table: Table, batches: Iterator[pa.RecordBatch]) -> None:
-        """Replace the table's days in one commit. DuckDB names the inner fields of lists its own way, hence the cast."""
+    def write(
+        self, table: Table, batches: Iterator[pa.RecordBatch], first: dt.date | None = None, last: dt.date | None = None
+    ) -> None:
+        """Replace these days of the table (None: those of the call) in one commit. DuckDB names the inner fields of lists its own
+        way, hence the cast.
+        """
         target = table.schema.arrow
         sets = [measure for measure in self._measures if measure.name in target.names]
         cast = (pa.RecordBatch.from_arrays([b.column(f.name).cast(f.type) for f in target], schema=target) for b in batches)
         cast = (in_order(batch, sets) for batch in cast)
-        table.overwrite_days(pa.RecordBatchReader.from_batches(target, cast), self._first, self._last)
+        table.overwrite_days(pa.RecordBatchReader.from_batches(target, cast), first or self._first, last or self._last)
 
 
 def _inside(span: Span) -> str:

@@ -335,7 +335,8 @@ class Family:
 
     @property
     def counts(self) -> TableSchema | None:
-        """The stored table of distinct counts by day, in all and for each value of each one dimension; None where there are none.
+        """The stored table of distinct counts by day and of rolling windows, in all and for each value of each one dimension;
+        None where there are none.
 
         A count cannot be merged; it spares reading sets where it is what was asked for.
         """
@@ -346,12 +347,14 @@ class Family:
             Column("measure", pa.string(), "The measure that is counted.", required=True),
             Column("dimension", pa.string(), "The dimension that the count is split by; none: the count of all."),
             Column("value", pa.string(), "The dimension's value."),
+            # A description that differs from the stored one is refused by Delta: that of `count` is older than `days`.
             Column("count", pa.int64(), "Distinct ids of the day."),
+            Column("days", pa.int64(), "How many days, of which ts is the last, the ids are of; none: the day alone."),
         )
         return TableSchema(
             Layer.AGGREGATES,
             f"{self.name}_counts",
-            f"{self.description} Distinct counts of each day, in all and by each one dimension.",
+            f"{self.description} Distinct counts of each day and window, in all and by each one dimension.",
             columns,
             key="ts",
             partition_by=PartitionBy.MONTH,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -53,9 +53,10 @@ class Plan:
     conditions: tuple[str, ...]
     parameters: list[str]
     range: Range
-    newest: str
+    newest: Callable[[], str]
+    """Gives SQL for the newest day that the family has. Few plans need it, and its table must be opened for it."""
     counts: str = ""
-    counted: frozenset[str] = frozenset()
+    counted: frozenset[MeasureFigure] = frozenset()
     """Distinct counts that `counts` (rows of `Family.counts`) answers, so that their sets are not read."""
 
     def over_the_range(self) -> Plan:
@@ -72,6 +73,10 @@ class Plan:
     def reading(self, relation: str) -> Plan:
         """Of the state rows of that relation."""
         return replace(self, relation=relation)
+
+    def counting(self, counts: str, counted: frozenset[MeasureFigure]) -> Plan:
+        """Those figures by rows of `Family.counts`."""
+        return replace(self, counts=counts, counted=counted)
 
     def grouped(self, first: Leaders) -> Plan:
         """The first dimension's other elements as one."""
@@ -91,7 +96,8 @@ class Plan:
         formulas = [metric.formula for metric in metrics.values()]
         measures = {m.name: m for formula in formulas for m in self.family.measures_of(formula)}
         every_leaf = list(dict.fromkeys(leaf for formula in formulas for leaf in figures(formula)))
-        stored = {name: m for name, m in measures.items() if name not in self.counted}
+        counted = {leaf.measure for leaf in self.counted}
+        stored = {name: m for name, m in measures.items() if name not in counted}
         parts = {**self._rows(stored), "picked": self._picked(keys, stored)}
         parts |= self._rolling(keys, stored, every_leaf) | self._ahead(keys, stored)
         apart = any(name.startswith("of_") for name in parts)
@@ -100,8 +106,8 @@ class Plan:
             if not isinstance(leaf, MeasureFigure) or leaf.window is not None:
                 continue
             measure = measures[leaf.measure]
-            if measure.name in self.counted:
-                parts[_alias(leaf)] = self._counts(measure, keys)
+            if leaf in self.counted:
+                parts[_alias(leaf)] = f"{self._counts(leaf, keys)} AND {self.range.condition()}"
             elif measure.aggregation is Aggregation.COUNT_DISTINCT:
                 parts[_alias(leaf)] = states.distinct_figures(measure, every_key, "picked", "figure")
             elif measure.aggregation is Aggregation.PERCENTILE and leaf.percentile is not None:
@@ -143,12 +149,13 @@ class Plan:
         ]
         return f"SELECT {', '.join(columns)} FROM matching"
 
-    def _counts(self, measure: Measure, keys: list[str]) -> str:
+    def _counts(self, leaf: MeasureFigure, keys: list[str]) -> str:
         """Distinct ids as they were counted ahead, under the keys of the answer."""
         names = {*self.by, *(m.name for m in self.matchers)}
         dimension = f"= {literal(names.pop())}" if names else "IS NULL"
         pinned = [f"value = {literal(m.value)}" for m in self.matchers if not self.by]
-        where = [f"measure = {literal(measure.name)}", f"dimension {dimension}", '"count" > 0', *pinned]
+        days = f"coalesce(days, 1) = {leaf.window or 1}"
+        where = [f"measure = {literal(leaf.measure)}", days, f"dimension {dimension}", '"count" > 0', *pinned]
         values = "".join(f", value AS {key}" for key in keys)
         return f'SELECT ts{values}, CAST("count" AS DOUBLE) AS figure FROM {self.counts} WHERE {" AND ".join(where)}'
 
@@ -159,15 +166,21 @@ class Plan:
         rolling = [leaf for leaf in every_leaf if isinstance(leaf, MeasureFigure) and leaf.window]
         if not rolling:
             return {}
-        # To the last day of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.
-        parts = {REACHING: self._keyed(Grain.DAY, keys, measures), "days": span(REACHING, self._last_day())}
+        parts = {}
+        if not self.counted.issuperset(rolling):
+            # To the last day of all rows, not of those that match: an artist whom nobody heard today has monthly listeners today.
+            parts = {REACHING: self._keyed(Grain.DAY, keys, measures), "days": span(REACHING, self._last_day())}
         by = ", ".join([self._bucket(self.grain), *keys])
         named = ", ".join([f"{self._bucket(self.grain)} AS ts", *keys])
         for leaf in rolling:
             assert leaf.window is not None
-            plain = leaf.seen is None and not leaf.offset
-            bounded = self.range.days if plain and self.range.begin and self.range.end else None
-            rolled = rolling_figures(measures[leaf.measure], leaf.window, keys, REACHING, "days", bounded, leaf.seen)
+            if leaf in self.counted:
+                rolled = self._counts(leaf, keys)
+            else:
+                plain = leaf.seen is None and not leaf.offset
+                bounded = self.range.days if plain and self.range.begin and self.range.end else None
+                measure = self.family.measure(leaf.measure)
+                rolled = rolling_figures(measure, leaf.window, keys, REACHING, "days", bounded, leaf.seen)
             if leaf.offset:
                 rolled = f"SELECT * REPLACE (ts + INTERVAL {leaf.offset} DAY AS ts) FROM ({rolled})"
                 rolled = f"SELECT * FROM ({rolled}) WHERE ts <= (SELECT max(ts) FROM days)"
@@ -177,8 +190,8 @@ class Plan:
 
     def _last_day(self) -> str:
         """SQL for the last day of the range that the table has: a segment without rows on it has its windows all the same."""
-        end = self.range.end
-        return self.newest if end is None else f"least({self.newest}, TIMESTAMPTZ '{end.isoformat()}' - INTERVAL 1 MICROSECOND)"
+        end, newest = self.range.end, self.newest()
+        return newest if end is None else f"least({newest}, TIMESTAMPTZ '{end.isoformat()}' - INTERVAL 1 MICROSECOND)"
 
     def _ahead(self, keys: list[str], measures: dict[str, Measure]) -> dict[str, str]:
         """The common tables of what looks at later days, and those that they need."""
@@ -186,7 +199,7 @@ class Plan:
         if not looking:
             return {}
         parts = {REACHING: self._keyed(Grain.DAY, keys, measures), EVERY: f"SELECT * FROM {self.relation}"}
-        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest())
         for leaf in looking:
             match leaf:
                 case Conversion(base, converted):
@@ -199,7 +212,7 @@ class Plan:
         """A metric that is retention, in all its periods: ts, what it is split by, value."""
         retention = self.metric.formula
         assert isinstance(retention, Retention)
-        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest)
+        asked = Asked(self.grain, self._bucket(self.grain), tuple(keys), self.range, self.newest())
         parts = {
             **self._rows(measures),
             REACHING: self._keyed(Grain.DAY, keys, measures),

@@ -5,22 +5,25 @@ Whatever cannot be meant is refused here, by name, before anything is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.lake.compute import identifier, literal
 from analytics_dagster.metrics.ahead import ahead_of, days_after, days_before, newest_day
 from analytics_dagster.metrics.composed import ComposedPlan, Question, daily, parts_of
-from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Family, Grain, Metric, did_you_mean
-from analytics_dagster.metrics.formulas import Retention, Summary, leaves
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Family, Grain, Measure, Metric, did_you_mean
+from analytics_dagster.metrics.formulas import MeasureFigure, Retention, Summary, leaves
 from analytics_dagster.metrics.grains import why_not
 from analytics_dagster.metrics.matchers import Operator, parse_matcher
-from analytics_dagster.metrics.plan import Plan, longest_window
+from analytics_dagster.metrics.plan import Plan
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import FAMILY as RECORDED
 from analytics_dagster.metrics.recorded import Recent, RecordedPoints, label_sql
 from analytics_dagster.metrics.retention import PERIOD
+from analytics_dagster.metrics.windows import is_counted, windows_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,33 +69,93 @@ def plan_of(tenant: TenantLake, catalogue: Catalogue, metric: Metric, query: Met
         stored = grain if grain in family.grains else Grain.DAY
         read = reaching(wanted, days_before(metric.formula), days_after(metric.formula))
         relation = f"({state_rows(tenant, family, stored, read, family.measures_of(metric.formula), recent)})"
-    newest = newest_day(tenant, family, wanted) if longest_window(metric.formula) or ahead_of(metric.formula) else ""
+    newest = partial(newest_day, tenant, family, wanted)
     by_sql = tuple(expressions[name] for name in split)
     return Plan(metric, family, grain, relation, query.by, by_sql, matchers, tuple(conditions), parameters, wanted, newest)
 
 
 def counted_ahead(plan: Plan, tenant: TenantLake, connection: duckdb.DuckDBPyConnection) -> Plan:
-    """The plan with counts in place of sets, where they answer the same: by day and at most one dimension.
+    """The plan with counts in place of sets, where they answer the same: by day or over a rolling window, and by at most one
+    dimension.
 
     Days of an older version have no counts; where one of them is asked for, the sets are read.
     """
-    windowed = {leaf.measure for leaf in leaves(plan.metric.formula) if leaf.window}
-    measures = plan.family.measures_of(plan.metric.formula)
-    sets = {m.name for m in measures if m.aggregation is Aggregation.COUNT_DISTINCT} - windowed
-    pinned = plan.by or not plan.matchers or [(m.operator, m.value > "") for m in plan.matchers] == [(Operator.EQUAL, True)]
-    if not sets or plan.grain is not Grain.DAY or not pinned or len({*plan.by, *(m.name for m in plan.matchers)}) > 1:
+    counted = countable(plan)
+    if not counted:
         return plan
-    if ahead_of(plan.metric.formula):
-        return plan  # who went on, and who came back, is told from the sets themselves
     assert plan.family.counts is not None
     table, open_ended = tenant.table(plan.family.counts), plan.range.begin is plan.range.end is None
-    counts = f"(SELECT * FROM {table.sql() if open_ended else table.sql(*plan.range.days)} WHERE {plan.range.condition()})"
-    read = reaching(plan.range, days_before(plan.metric.formula), 0)
-    rows = f"({state_rows(tenant, plan.family, Grain.DAY, read, [m for m in measures if m.name not in sets])})"
-    days = f"SELECT count(DISTINCT ts) FROM {rows} WHERE {plan.range.condition()}"
-    total = f"SELECT count(*) FROM {counts} WHERE dimension IS NULL AND measure = {literal(min(sets))}"
-    [(complete,)] = connection.execute(f"SELECT ({days}) = ({total})").fetchall()
-    return replace(plan, relation=rows, counts=counts, counted=frozenset(sets)) if complete else plan
+    counts = table.sql() if open_ended else table.sql(*plan.range.days)
+    measures, before = beside(plan, counted)
+    rows = f"({state_rows(tenant, plan.family, Grain.DAY, reaching(plan.range, before, 0), measures)})"
+    answered = plan.reading(rows).counting(counts, counted)
+    return answered if are_complete(answered, connection, partial(whole, tenant, plan.family)) else plan
+
+
+def beside(plan: Plan, counted: frozenset[MeasureFigure]) -> tuple[list[Measure], int]:
+    """What a plan reads of state rows beside what was counted ahead: which measures, and of how many days before its own."""
+    rest = [leaf for leaf in leaves(plan.metric.formula) if leaf not in counted]
+    before = max(((leaf.window or 1) - 1 + leaf.offset for leaf in rest), default=0)
+    return [plan.family.measure(name) for name in dict.fromkeys(leaf.measure for leaf in rest)], before
+
+
+def whole(tenant: TenantLake, family: Family) -> str:
+    """A relation of one row: the oldest and the newest day of a family's table (`oldest`, `newest`)."""
+    return f"(SELECT min(ts) AS oldest, max(ts) AS newest FROM {tenant.table(family.table(Grain.DAY)).sql()})"
+
+
+def countable(plan: Plan) -> frozenset[MeasureFigure]:
+    """The distinct counts of a plan that may be counted ahead; none where sets of the same measure are read all the same."""
+    pinned = plan.by or not plan.matchers or [(m.operator, m.value > "") for m in plan.matchers] == [(Operator.EQUAL, True)]
+    if not pinned or len({*plan.by, *(m.name for m in plan.matchers)}) > 1 or ahead_of(plan.metric.formula):
+        return frozenset()  # who went on, and who came back, is told from the sets themselves
+    known = windows_of(plan.family)
+
+    def is_there(leaf: MeasureFigure) -> bool:
+        by_day = leaf.window is None and plan.grain is Grain.DAY
+        return by_day or (leaf.window in known.get(leaf.measure, ()) and is_counted(leaf) and not leaf.offset)
+
+    distinct = [
+        leaf
+        for leaf in leaves(plan.metric.formula)
+        if plan.family.measure(leaf.measure).aggregation is Aggregation.COUNT_DISTINCT
+    ]
+    read = {leaf.measure for leaf in distinct if not is_there(leaf)}
+    return frozenset(leaf for leaf in distinct if leaf.measure not in read)
+
+
+def are_complete(plan: Plan, connection: duckdb.DuckDBPyConnection, whole: Callable[[], str]) -> bool:
+    """Whether every day of the plan's range has the counts that it is answered by. `whole` gives what the function of that name
+    does.
+    """
+    split = min({*plan.by, *(m.name for m in plan.matchers)}, default="")
+    return all(_is_complete(plan, leaf, split, connection, whole) for leaf in plan.counted)
+
+
+def _is_complete(
+    plan: Plan, leaf: MeasureFigure, split: str, connection: duckdb.DuckDBPyConnection, whole: Callable[[], str]
+) -> bool:
+    mine = f"{plan.range.condition()} AND measure = {literal(leaf.measure)} AND coalesce(days, 1) = {leaf.window or 1}"
+    in_all = f"FROM {plan.counts} WHERE {mine} AND dimension IS NULL"
+    if leaf.window is None:
+        days = f"SELECT count(DISTINCT ts) FROM {plan.relation} WHERE {plan.range.condition()}"
+        return _yes(connection, f"({days}) = (SELECT count(*) {in_all})")
+    # What has too many values to be counted ahead has no row at all, where there is anybody.
+    values = f"SELECT ts FROM {plan.counts} WHERE {mine} AND dimension = {literal(split)}"
+    split_too = f'NOT EXISTS (SELECT 1 {in_all} AND "count" > 0 AND ts NOT IN ({values}))' if split else "true"
+    first, last = plan.range.days
+    if _yes(connection, f"(SELECT count(*) {in_all}) = {(last - first).days + 1} AND {split_too}"):
+        return True
+    # A window has a count on days without rows too. Where one is missing, there may be no such day: that is looked at last, since
+    # the oldest and the newest day are in all of a table's files.
+    begin, end = f"greatest(oldest::DATE, DATE '{first}')", f"least(newest::DATE, DATE '{last}')"
+    days = f"SELECT coalesce(greatest(0, {end} - {begin} + 1), 0) FROM {whole()}"
+    return _yes(connection, f"({days}) = (SELECT count(*) {in_all}) AND {split_too}")
+
+
+def _yes(connection: duckdb.DuckDBPyConnection, condition: str) -> bool:
+    [(answer,)] = connection.execute(f"SELECT {condition}").fetchall()
+    return bool(answer)
 
 
 def composed_of(

@@ -19,12 +19,12 @@ from analytics_dagster.lake.compute import connect, identifier
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics.ahead import days_after, days_before
 from analytics_dagster.metrics.composed import ComposedPlan, Question, daily
-from analytics_dagster.metrics.declarations import Catalogue, Family, Grain, Metric
+from analytics_dagster.metrics.declarations import Aggregation, Catalogue, Family, Grain, Metric
 from analytics_dagster.metrics.formulas import Formula, Retention, Standing, leaves
 from analytics_dagster.metrics.leaderboard import check_top, leaders
 from analytics_dagster.metrics.matchers import Operator
 from analytics_dagster.metrics.plan import Plan
-from analytics_dagster.metrics.planning import composed_of, counted_ahead, plan_of
+from analytics_dagster.metrics.planning import are_complete, beside, composed_of, countable, counted_ahead, plan_of, whole
 from analytics_dagster.metrics.ranges import Range, reaching, state_rows
 from analytics_dagster.metrics.recorded import RecordedPoints, recorded_points
 from analytics_dagster.metrics.retention import PERIOD
@@ -121,7 +121,11 @@ def answer_query(
             planned = composed_of if metric.composed else plan_of
             plan = planned(tenant, catalogue, metric, query, points)
             return Answer(metric, _answer(connection, plan) if query.top is None else _board(connection, plan, query.top))
-        counted = counted_ahead(plan_of(tenant, catalogue, metric, query, points), tenant, connection)
+        # First without its state rows: where all was counted ahead, the sets' table need not be opened.
+        declared = catalogue.find(metric.name) is metric
+        counted = counted_ahead(plan_of(tenant, catalogue, metric, query, None), tenant, connection) if declared else None
+        if counted is None or not counted.counted:
+            counted = plan_of(tenant, catalogue, metric, query, points)
         return Answer(metric, _answer(connection, counted))
 
 
@@ -149,7 +153,7 @@ class DayReader:
         self._first, self._last = first, last
         self._range = Range.of_days(first, last)
         self._connection = connect(threads)
-        # By family, how many days its table reaches back and ahead.
+        # By table of the connection, how many days it reaches back and ahead.
         self._kept: dict[str, tuple[int, int]] = {}
         self._covering = contextlib.nullcontext() if interruption is None else interruption.covering(self._connection)
 
@@ -178,20 +182,24 @@ class DayReader:
             return _answer(self._connection, parts.reading(relations))
 
         def ask(one: Metric, part: MetricQuery) -> pa.Table:
-            return _answer(self._connection, self._planned(one, part))
+            counted = self._counted(plan_of(self._tenant, self._catalogue, one, part, None))
+            return _answer(self._connection, counted or self._planned(one, part))
 
         if isinstance(metric.formula, Standing):
             return standings(ask, metric, asked)
         if of_people(family := self._catalogue.family_of(metric), asked):
             return answered(ask, family, metric, asked, self._tenant.smallest_cell)
-        return _answer(self._connection, self._planned(metric, asked))
+        return ask(metric, asked)
 
     def query_each(self, metrics: Sequence[Metric], by: tuple[str, ...]) -> list[DayFigures]:
         """Several metrics of one family by day in one statement, in no order.
 
         For metrics without windows that are not composed; `by` has all that any of them must be kept apart by.
         """
-        plan = self._planned(metrics[0], MetricQuery(metrics[0].name, self._first, self._last, by=by))
+        asked = MetricQuery(metrics[0].name, self._first, self._last, by=by)
+        plan = plan_of(self._tenant, self._catalogue, metrics[0], asked, None)
+        sets = any(_reads_sets(plan.family, metric.formula) for metric in metrics)
+        plan = plan.reading(self._reaching(plan.family, 0, 0, sets=sets))
         named = {f"figure {n}": metric for n, metric in enumerate(metrics)}
         rows = self._connection.execute(plan.figures(named)).fetchall()
         return [(ts, list(rest[: len(by)]), list(rest[len(by) :])) for ts, *rest in rows]
@@ -200,16 +208,36 @@ class DayReader:
         plan = plan_of(self._tenant, self._catalogue, metric, asked, None)
         return plan.reading(self._reaching_for(plan.family, metric.formula))
 
+    def _counted(self, plan: Plan) -> Plan | None:
+        """The plan by what was counted ahead, where that is there for all of its days. Days as they were have none."""
+        counted = countable(plan)
+        if not counted or not self._tenant.newest:
+            return None
+        family, (measures, before) = plan.family, beside(plan, counted)
+        if any(m.aggregation is Aggregation.COUNT_DISTINCT for m in measures):
+            return None
+        counts, edges = identifier(f"counts_{family.name}"), identifier(f"whole_{family.name}")
+        if counts not in self._kept:
+            assert family.counts is not None
+            stored = self._tenant.table(family.counts).sql(self._first, self._last)
+            self._connection.execute(f"CREATE TABLE {counts} AS FROM {stored}")
+            self._connection.execute(f"CREATE TABLE {edges} AS FROM {whole(self._tenant, family)}")
+            self._kept[counts] = (0, 0)
+        answered = plan.reading(self._reaching(family, before, 0, sets=False)).counting(counts, counted)
+        return answered if are_complete(answered, self._connection, lambda: edges) else None
+
     def values(self, family: Family, dimension: str) -> list[str]:
         """The values of a dimension that occur, the one that occurs in most cells first, equals by name."""
         column = identifier(dimension)
         given = f"{column} IS NOT NULL AND {self._range.condition()}"
-        query = f"SELECT {column} FROM {self._reaching(family, 0, 0)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
+        query = (
+            f"SELECT {column} FROM {self._reaching(family, 0, 0, sets=False)} WHERE {given} GROUP BY 1 ORDER BY count(*) DESC, 1"
+        )
         return [row[0] for row in self._connection.execute(query).fetchall()]
 
     def value_counts(self, family: Family, dimension: str) -> dict[dt.date, int]:
         """How many values of a dimension each day has, days without rows left out."""
-        kept = f"{self._reaching(family, 0, 0)} WHERE {self._range.condition()}"
+        kept = f"{self._reaching(family, 0, 0, sets=False)} WHERE {self._range.condition()}"
         query = f"SELECT CAST(ts AS DATE) AS day, count(DISTINCT {identifier(dimension)}) FROM {kept} GROUP BY day"
         return dict(self._connection.execute(query).fetchall())
 
@@ -222,18 +250,25 @@ class DayReader:
         return f"({every})"
 
     def _reaching_for(self, family: Family, formula: Formula) -> str:
-        return self._reaching(family, days_before(formula), days_after(formula))
+        return self._reaching(family, days_before(formula), days_after(formula), sets=_reads_sets(family, formula))
 
-    def _reaching(self, family: Family, before: int, after: int) -> str:
-        """Name of the table that holds the family's days, and at least so many before and after them."""
-        name = identifier(f"days_{family.name}")
-        kept = self._kept.get(family.name, (-1, -1))
+    def _reaching(self, family: Family, before: int, after: int, *, sets: bool) -> str:
+        """Name of the table that holds the family's days, and at least so many before and after them, with or without sets of
+        ids, which are most of what there is to read.
+        """
+        name = identifier(f"{'sets' if sets else 'days'}_{family.name}")
+        kept = self._kept.get(name, (-1, -1))
         if kept[0] < before or kept[1] < after:
             reach = max(kept[0], before), max(kept[1], after)
-            stored = state_rows(self._tenant, family, Grain.DAY, reaching(self._range, *reach), family.measures)
+            measures = [m for m in family.measures if sets or m.aggregation is not Aggregation.COUNT_DISTINCT]
+            stored = state_rows(self._tenant, family, Grain.DAY, reaching(self._range, *reach), measures)
             self._connection.execute(f"CREATE OR REPLACE TABLE {name} AS {stored}")
-            self._kept[family.name] = reach
+            self._kept[name] = reach
         return name
+
+
+def _reads_sets(family: Family, formula: Formula) -> bool:
+    return any(family.measure(leaf.measure).aggregation is Aggregation.COUNT_DISTINCT for leaf in leaves(formula))
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, plan: Plan | ComposedPlan[Plan]) -> pa.Table:

@@ -1,8 +1,9 @@
 """Figures over a rolling window of days: SQL over day states that reach back before the first day that is asked for.
 
 A window of 28 days ends with the day it is told for, that day included (Spotify for Artists: monthly listeners are the distinct
-listeners of the last 28 days). Nothing rolling is stored: a late play changes its own day's state, and with it every window that
-holds the day. The first days of a tenant have windows that are not full yet, and say what is in them.
+listeners of the last 28 days). Figures here are made from the days' state, so a late play changes every window that holds its
+day; distinct ids of most windows are counted ahead (`windows.py`), and read here only where they are not. The first days of a
+tenant have windows that are not full yet, and say what is in them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and an id that listens all day is kept once and not once an hour. Hashes are fro
 between its versions. Two of a million different ids share one with a chance of 5e-8.
 
 Merging is the union, which is exact. The day's count of all ids, and of those of each value of each one dimension, is stored
-beside the sets (`<family>_counts`): most questions are answered by it, whatever the size of the sets.
+beside the sets (`<family>_counts`), and so are the counts of windows (`windows.py`): most questions are answered by them.
 
 A sketch may replace the lists later: this module, `Family.table` and `states.distinct_figures` are the only code that knows them.
 """

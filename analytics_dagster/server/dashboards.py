@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 
 from analytics_dagster.dashboards.boards import Board, load_boards
 from analytics_dagster.dashboards.own import RESERVED, OwnBoards, board_text, read_saved
-from analytics_dagster.dashboards.pages import Addresses, Surroundings, board_page, chart_of, static_files, tenants_page
+from analytics_dagster.dashboards.pages import Addresses, Drawing, Surroundings, board_page, chart_of, static_files, tenants_page
 from analytics_dagster.dashboards.view import Compare, Period, View, parse_view
 from analytics_dagster.errors import DeclarationError, NotFoundError
 from analytics_dagster.server.asking import Asker, Asking, GuardedRoute, PageRoute, form_of, takes
@@ -136,7 +136,7 @@ async def dashboard(
         if _query(request) and canonical != f"{request.url.path}?{_query(request)}":
             return see_other(canonical)
         around = await who.service.in_thread(surroundings, who, tenant, board)
-        return _sent(request, html_answer(await _read(who, tenant, board, view, _html(who, around))))
+        return _sent(request, html_answer(await _read_drawn(who, tenant, board, view, around)))
     body = await _read(who, tenant, board, view, _document(who, kind))
     headers = {**PAGE_HEADERS, **_named(tenant, page)}
     return _sent(request, Response(body, headers=headers, media_type=_DOCUMENTS[kind]))
@@ -246,9 +246,19 @@ async def _read(who: Asking, tenant: str, board: Board, view: View, made: Callab
     return await service.queries.work(tenant, work, who.exchange.client_gone())
 
 
-def _html(who: Asking, around: Surroundings) -> Callable[[Page], str]:
-    catalogue = who.service.queries.catalogue()
-    return lambda page: board_page(page, catalogue, around)
+async def _read_drawn(who: Asking, tenant: str, board: Board, view: View, around: Surroundings) -> str:
+    """A board as HTML; charts are drawn while others are read."""
+    from analytics_dagster.dashboards.page import read_page
+
+    service, catalogue = who.service, who.service.queries.catalogue()
+
+    def work(interruption: Interruption) -> str:
+        with Drawing() as drawing:
+            page = read_page(service.installation, catalogue, tenant, board, view, interruption, drawing.begin)
+        interruption.check()
+        return board_page(page, catalogue, around)
+
+    return await service.queries.work(tenant, work, who.exchange.client_gone())
 
 
 def own_boards(who: Asking) -> OwnBoards:
