@@ -20,6 +20,7 @@ from analytics_dagster.dashboards.boards import Board, PanelForm
 from analytics_dagster.dashboards.figures import Figure, Shown
 from analytics_dagster.dashboards.own import Saved, board_text
 from analytics_dagster.dashboards.page import Page, Panel, Trend
+from analytics_dagster.dashboards.row_links import RowLinks
 from analytics_dagster.dashboards.view import PERIOD_NAMES, Compare, Period, View
 from analytics_dagster.insights.numbers import NOTHING, exact, figure
 from analytics_dagster.insights.series import Series
@@ -92,8 +93,8 @@ class Addresses:
 @dataclass(frozen=True)
 class Surroundings:
     """What stands around a board: the boards to go to, the address of the Dagster UI, the time (UTC), who is signed in (markup),
-    and whether who looks may edit, and send; `own`: the board that is shown is one of the tenant's own. `csrf`: the field that
-    forms carry (markup), empty for a key.
+    and whether who looks may edit, send, and see raw rows; `own`: the board that is shown is one of the tenant's own.
+    `csrf`: the field that forms carry (markup), empty for a key.
     """
 
     boards: Sequence[Board]
@@ -104,6 +105,7 @@ class Surroundings:
     own: bool = False
     may_send: bool = False
     csrf: str = ""
+    may_see_rows: bool = False
 
 
 def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
@@ -124,6 +126,7 @@ def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
         file=at.file,
         picture_file=at.picture,
         query_address=lambda shown: _query_address(page, shown),
+        rows=RowLinks(page.days, page.grain, catalogue) if around.may_see_rows else None,
         periods=PERIOD_NAMES,
         keys=_KEYS,
         wider=replace(page.view, period=Period.YEAR, first=None, filters=()),
@@ -217,6 +220,13 @@ def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
 
     template = _environment().get_template("refusal.html")
     return template.render(title=title, detail=detail, back=back, session=markupsafe.Markup(session))
+
+
+def render(template: str, session: str = "", **values: object) -> str:
+    """One of the templates, for pages that have a module of their own."""
+    import markupsafe
+
+    return _environment().get_template(template).render(session=markupsafe.Markup(session), **values)
 
 
 def warm() -> None:

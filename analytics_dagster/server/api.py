@@ -20,6 +20,8 @@ from analytics_dagster.server.reconciliation import router as reconciliation
 from analytics_dagster.server.reference import router as reference
 from analytics_dagster.server.reports import data as report_data
 from analytics_dagster.server.reports import pages as report_pages
+from analytics_dagster.server.rows import data as rows_data
+from analytics_dagster.server.rows import pages as rows
 from analytics_dagster.server.signin.openid import router as openid
 from analytics_dagster.server.signin.routes import assets as signin_assets
 from analytics_dagster.server.signin.routes import router as signin
@@ -48,9 +50,8 @@ def build_api() -> FastAPI:
         },
     )
     for router in (
-        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, dashboards, dashboard_data,
-        status, reference,
-        signin, signin_assets, openid,
+        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data,
+        dashboards, dashboard_data, status, reference, signin, signin_assets, openid,
     ):  # fmt: skip
         api.include_router(router)
     return api

@@ -17,6 +17,7 @@ class Permission(StrEnum):
     PLAYS_WRITE = "plays:write"
     FIGURES_READ = "figures:read"
     PLAYS_READ = "plays:read"
+    ROWS_READ = "rows:read"
     CATALOGUE_READ = "catalogue:read"
     DASHBOARDS_EDIT = "dashboards:edit"
     REPORTS_MANAGE = "reports:manage"
@@ -40,6 +41,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.PLAYS_WRITE: "send plays",
     Permission.FIGURES_READ: "query figures",
     Permission.PLAYS_READ: "read single plays, with who listened",
+    Permission.ROWS_READ: "read the raw rows behind a figure: plays, payments, requests, with whose they are",
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
     Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
     Permission.REPORTS_MANAGE: "send views on a schedule, and see to whom they go",
@@ -78,6 +80,7 @@ _ANALYST = _VIEWER | {
     Permission.USAGE_READ,
     Permission.DASHBOARDS_EDIT,
     Permission.REPORTS_MANAGE,
+    Permission.ROWS_READ,
 }
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}
