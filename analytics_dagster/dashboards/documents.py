@@ -14,6 +14,7 @@ import pyarrow as pa
 from analytics_dagster.dashboards import advice
 from analytics_dagster.dashboards.evidence import Findings, Trust
 from analytics_dagster.dashboards.figures import Leaderboard, Value
+from analytics_dagster.dashboards.happenings import Mark
 from analytics_dagster.dashboards.page import Page, Panel, Trend
 from analytics_dagster.lake.schemas import TIMESTAMP
 
@@ -181,7 +182,15 @@ def _trend(trend: Trend) -> dict[str, Any]:
         "compared_series": [{"ts": str(day), "value": value} for day, value in figure.compared],
         "forecast": [{"ts": str(day), "yhat": yhat, "lo_95": low, "hi_95": high} for day, yhat, low, high in trend.forecast],
         "anomalies": [{"ts": str(day), "value": value, "reason": reason or None} for day, value, reason in trend.odd],
+        "annotations": [_mark(mark) for mark in trend.marks],
     }
+
+
+def _mark(mark: Mark) -> dict[str, Any]:
+    return {
+        "kind": str(mark.kind), "from": str(mark.first), "to": str(mark.last), "text": mark.text, "metric": mark.metric,
+        "where": mark.condition, "id": mark.id, "author": mark.author or None,
+    }  # fmt: skip
 
 
 def _leaderboard(board: Leaderboard) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from analytics_dagster.dashboards.boards import Board, PanelForm
 from analytics_dagster.dashboards.evidence import Alert, Check, Evidence, Findings, Trust
 from analytics_dagster.dashboards.figures import Figure, Figures, Leaderboard, Pairs, Shown
+from analytics_dagster.dashboards.happenings import Happenings, Kind, Mark
 from analytics_dagster.dashboards.view import Days, View
 from analytics_dagster.errors import UserError
 from analytics_dagster.metrics.declarations import Catalogue, Grain
@@ -37,6 +38,11 @@ class Trend:
     forecast: Foretold
     odd: tuple[tuple[dt.date, float, str], ...]
     band: str | None
+    marks: tuple[Mark, ...] = ()
+
+    def marks_of(self, *, small: bool) -> tuple[Mark, ...]:
+        """What is marked: releases on large charts alone, of which a page has few."""
+        return tuple(mark for mark in self.marks if not small or mark.kind is not Kind.RELEASE)
 
     @property
     def odd_pairs(self) -> Pairs:
@@ -108,7 +114,8 @@ def read_page(
         last = max(days.last, compared.last) if compared else days.last
         with DayReader(lake, catalogue, first, last, interruption) as reader:
             begins = {source.asset: source.first for source in trust.sources}
-            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence)
+            happenings = Happenings(installation, lake, catalogue, days)
+            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence, happenings)
             panels = tuple(asking.panel(form) for form in board.panels)
     return Page(tenant, board, view, days, compared, trust, panels, round((time.perf_counter() - began) * 1_000))
 
@@ -116,8 +123,8 @@ def read_page(
 class _Asking:
     """Panels of one page; a metric that several panels show is asked for once."""
 
-    def __init__(self, figures: Figures, evidence: Evidence) -> None:
-        self.figures, self.evidence = figures, evidence
+    def __init__(self, figures: Figures, evidence: Evidence, happenings: Happenings) -> None:
+        self.figures, self.evidence, self.happenings = figures, evidence, happenings
         self._made: dict[Shown, Trend] = {}
 
     def panel(self, form: PanelForm) -> Panel:
@@ -157,8 +164,9 @@ class _Asking:
     def _read(self, shown: Shown) -> Trend:
         figure, days = self.figures.figure(shown), self.figures.days
         # Forecasts and verdicts are of the whole metric by day; beside filtered figures or weeks they would mislead.
+        marks = self.happenings.of(shown)
         if shown.filtered or self.figures.view.grain(days) is not Grain.DAY:
-            return Trend(figure, (), (), None)
+            return Trend(figure, (), (), None, marks)
         rows = self.evidence.forecast(shown.name, days.last)
         ahead = min(28, max(7, len(days) // 2))
         ahead_of = [] if rows is None else [row for row in rows.to_pylist() if row["ts"].date() > days.last][:ahead]
@@ -168,7 +176,7 @@ class _Asking:
             for row in self.evidence.anomalies(shown.name, days).to_pylist()
             if row["anomaly"] and row["value"] is not None
         )
-        return Trend(figure, forecast, odd, self._band(shown.name, figure))
+        return Trend(figure, forecast, odd, self._band(shown.name, figure), marks)
 
     def _band(self, name: str, figure: Figure) -> str | None:
         last, value = figure.days[-1]

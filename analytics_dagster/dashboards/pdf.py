@@ -26,7 +26,7 @@ _MARGIN, _WIDTH = 14, 182
 _INK, _SOFT, _LINE = (31, 41, 51), (82, 96, 109), (0, 114, 178)
 _COLUMNS = 3
 _CHART_SCALE = 2.0
-_MOST_CHECKS, _MOST_ALERTS = 80, 80
+_MOST_CHECKS, _MOST_ALERTS, _MOST_MARKS = 80, 80, 20
 NOTHING_PUBLISHED = "Nothing is published for this tenant yet."
 
 
@@ -122,6 +122,8 @@ def _panel(document: FPDF, page: Page, panel: Panel) -> None:
         case "trend":
             for one in panel.trends:
                 _charts(document, [one], 1, Size.PRINT)
+                for mark in one.marks[:_MOST_MARKS]:
+                    _line(document, f"{mark.first}{f' to {mark.last}' if mark.last > mark.first else ''}: {mark.words}", 8, _SOFT)
         case "trends" | "forecasts":
             _charts(document, panel.trends, 2, Size.SMALL)
         case "leaderboards":

@@ -10,6 +10,8 @@ from starlette.exceptions import HTTPException
 
 from analytics_dagster import __version__
 from analytics_dagster.errors import AnalyticsError, ForeignTenantError
+from analytics_dagster.server.annotations import data as annotation_data
+from analytics_dagster.server.annotations import pages as annotation_pages
 from analytics_dagster.server.dashboards import data as dashboard_data
 from analytics_dagster.server.dashboards import pages as dashboards
 from analytics_dagster.server.own_dashboards import data as own_dashboard_data
@@ -50,7 +52,7 @@ def build_api() -> FastAPI:
         },
     )
     for router in (
-        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data,
+        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data, annotation_pages, annotation_data,
         dashboards, dashboard_data, status, reference, signin, signin_assets, openid,
     ):  # fmt: skip
         api.include_router(router)

@@ -289,6 +289,7 @@ def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
         may_edit,
         own,
         may_see_rows=may(who.principal.role, Permission.ROWS_READ),
+        may_annotate=may(who.principal.role, Permission.ANNOTATIONS_EDIT),
         may_send=may(who.principal.role, Permission.REPORTS_MANAGE),
         csrf=who.csrf_field if who.session else "",
     )

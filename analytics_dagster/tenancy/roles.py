@@ -21,6 +21,7 @@ class Permission(StrEnum):
     CATALOGUE_READ = "catalogue:read"
     DASHBOARDS_EDIT = "dashboards:edit"
     REPORTS_MANAGE = "reports:manage"
+    ANNOTATIONS_EDIT = "annotations:edit"
     QUARANTINE_READ = "quarantine:read"
     ALERTS_READ = "alerts:read"
     ALERTS_ACT = "alerts:act"
@@ -45,6 +46,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
     Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
     Permission.REPORTS_MANAGE: "send views on a schedule, and see to whom they go",
+    Permission.ANNOTATIONS_EDIT: "add and remove annotations of a tenant's charts",
     Permission.QUARANTINE_READ: "read the records that could not be taken",
     Permission.ALERTS_READ: "read rules and alerts",
     Permission.ALERTS_ACT: "act on alerts",
@@ -81,6 +83,7 @@ _ANALYST = _VIEWER | {
     Permission.DASHBOARDS_EDIT,
     Permission.REPORTS_MANAGE,
     Permission.ROWS_READ,
+    Permission.ANNOTATIONS_EDIT,
 }
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}
@@ -109,6 +112,9 @@ VERBS: Mapping[str, Permission] = {
     "metrics export": Permission.CATALOGUE_READ,
     "reconcile": Permission.PLAYS_READ,
     "restatements": Permission.FIGURES_READ,
+    "annotation add": Permission.ANNOTATIONS_EDIT,
+    "annotation list": Permission.FIGURES_READ,
+    "annotation remove": Permission.ANNOTATIONS_EDIT,
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,
