@@ -41,14 +41,14 @@ class LeaderboardForm(_Form):
     title: Text | None = None
 
 
-Section = Literal["findings", "forecasts", "checks", "alerts"]
+Section = Literal["findings", "forecasts", "checks", "restatements", "alerts"]
 
 
 class PanelForm(_Form):
     """One panel: exactly one of the keys but `title`.
 
     `figures`: values with change and sparkline. `trend`: the large chart of one metric. `trends`: small charts, one a metric.
-    `leaderboards`: ranked values of dimensions. `show`: what is not a metric (findings, forecasts, checks, alerts).
+    `leaderboards`: ranked values of dimensions. `show`: what is not a metric (findings, forecasts, checks, restatements, alerts).
     """
 
     title: Text | None = None

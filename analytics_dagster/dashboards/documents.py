@@ -110,6 +110,7 @@ def _trust(trust: Trust | None) -> dict[str, Any] | None:
         "checks": {"passed": trust.passed, "failed": list(trust.failed)},
         "gated": list(trust.gated),
         "quarantined": trust.quarantined,
+        "restated": trust.restated,
         "run": trust.run_id,
         "published_at": trust.published_at.isoformat() if trust.published_at else None,
     }
@@ -129,6 +130,12 @@ def _panel(panel: Panel) -> dict[str, Any]:
                 {"asset": c.asset, "check": c.name, "severity": c.severity, "passed": c.passed, "finding": c.finding,
                  "failed_days": c.failed_days, "judged_days": c.judged_days}
                 for c in panel.checks
+            ]  # fmt: skip
+        case "restatements":
+            made["restatements"] = [
+                {"at": r.at.isoformat(), "day": str(r.day), "metric": r.metric, "dimensions": dict(r.dimensions), "old": r.old,
+                 "new": r.new, "cause": r.cause, "run": r.run}
+                for r in panel.restated
             ]  # fmt: skip
         case "alerts":
             for name, alerts in (("now", panel.firing), ("changes", panel.past)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analytics_dagster.dashboards.boards import Board, PanelForm
-from analytics_dagster.dashboards.evidence import Alert, Check, Evidence, Findings, Trust
+from analytics_dagster.dashboards.evidence import Alert, Check, Evidence, Findings, Restatement, Trust
 from analytics_dagster.dashboards.figures import Figure, Figures, Leaderboard, Pairs, Shown
 from analytics_dagster.dashboards.happenings import Happenings, Kind, Mark
 from analytics_dagster.dashboards.view import Days, View
@@ -59,6 +59,7 @@ class Panel:
     findings: Findings | None = None
     checks: tuple[Check, ...] = ()
     check_days: pa.Table | None = None
+    restated: tuple[Restatement, ...] = ()
     firing: tuple[Alert, ...] = ()
     past: tuple[Alert, ...] = ()
     empty: tuple[str, ...] = ()
@@ -134,6 +135,8 @@ class _Asking:
                 return Panel(form, findings=self.evidence.findings(days.last))
             case "checks":
                 return Panel(form, checks=tuple(self.evidence.checks(days)), check_days=self.evidence.check_days(days))
+            case "restatements":
+                return Panel(form, restated=tuple(self.evidence.restatements(days, self.figures.catalogue)))
             case "alerts":
                 firing, past = self.evidence.alerts()
                 return Panel(form, firing=tuple(firing), past=tuple(past))

@@ -135,3 +135,17 @@ def test_alerts_restatements_and_releases_mark_themselves(analyst: httpx.Client)
     board = analyst.get("/dashboards/aurora/technical.json").json()
     kinds = {one["kind"] for panel in board["panels"] for chart in panel.get("metrics", ()) for one in chart["annotations"]}
     assert not kinds & {"alert", "restatement"}
+
+
+def test_the_quality_board_lists_restated_figures_and_the_trust_strip_leads_there(analyst: httpx.Client) -> None:
+    page = analyst.get("/dashboards/aurora/overview").text
+    assert '<a href="/dashboards/aurora/quality#restated">1 figure restated</a>' in page
+    board = analyst.get("/dashboards/aurora/quality").text
+    assert 'id="restated"' in board
+    for cell in ("<td>2026-03-09</td>", '<td class="number">40</td>', '<td class="number">50</td>', "<td>late rows</td>"):
+        assert cell in board
+    told = analyst.get("/dashboards/aurora/quality.json").json()
+    [listed] = [panel["restatements"] for panel in told["panels"] if panel["kind"] == "restatements"]
+    assert [(one["metric"], one["old"], one["new"], one["cause"]) for one in listed] == [("streams", 40.0, 50.0, "late_rows")]
+    assert analyst.get("/dashboards/aurora/quality.pdf").status_code == 200
+    assert "No published figure of these days" in analyst.get("/dashboards/aurora/quality?period=day&to=2026-03-01").text
