@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_BOARDS = 200
 """Boards of one tenant."""
 MOST_CHARACTERS = 50_000
-RESERVED = frozenset({*(path.stem for path in BUILT_IN.glob("*.yaml")), "edit", "reports", "rows", "annotations"})
+RESERVED = frozenset({*(path.stem for path in BUILT_IN.glob("*.yaml")), "edit", "reports", "rows", "annotations", "metrics"})
 """Names that a board of one's own cannot have: the built-in ones, and parts of addresses."""
 
 

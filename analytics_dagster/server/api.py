@@ -14,6 +14,7 @@ from analytics_dagster.server.annotations import data as annotation_data
 from analytics_dagster.server.annotations import pages as annotation_pages
 from analytics_dagster.server.dashboards import data as dashboard_data
 from analytics_dagster.server.dashboards import pages as dashboards
+from analytics_dagster.server.metric_pages import pages as metric_pages
 from analytics_dagster.server.own_dashboards import data as own_dashboard_data
 from analytics_dagster.server.own_dashboards import pages as own_dashboards
 from analytics_dagster.server.pages import router as pages
@@ -52,8 +53,9 @@ def build_api() -> FastAPI:
         },
     )
     for router in (
-        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data, annotation_pages, annotation_data,
-        dashboards, dashboard_data, status, reference, signin, signin_assets, openid,
+        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data,
+        annotation_pages, annotation_data, metric_pages, dashboards, dashboard_data, status, reference,
+        signin, signin_assets, openid,
     ):  # fmt: skip
         api.include_router(router)
     return api

@@ -95,3 +95,12 @@ def test_who_sees_figures_only_gets_no_rows_and_no_links_to_them(shown: Running)
     with shown.client(shown.key(Role.TENANT_ADMIN, "borealis")) as other:
         assert other.get("/dashboards/aurora/rows?metric=plays").status_code == 404
         assert other.get("/analytics/rows", params={"metric": "plays", "tenant": "aurora"}).status_code == 404
+
+
+def test_the_catalogues_pages_are_a_tenants_own_and_of_whoever_may_look(analyst: httpx.Client, shown: Running) -> None:
+    assert 'href="/dashboards/aurora/metrics/streams"' in analyst.get("/dashboards/aurora/metrics").text
+    page = analyst.get("/dashboards/aurora/metrics/streams")
+    assert (page.status_code, "raw/plays" in page.text, 'role="img"' in page.text) == (200, True, True)
+    assert str(shown.home) not in page.text
+    assert analyst.get("/dashboards/aurora/metrics/streems").status_code == 404
+    assert analyst.get("/dashboards/borealis/metrics/streams").status_code == 404
