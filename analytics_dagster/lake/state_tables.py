@@ -384,6 +384,7 @@ quotas = sa.Table(
     sa.Column("active_series", sa.BigInteger, nullable=True),
     sa.Column("stored_bytes", sa.BigInteger, nullable=True),
     sa.Column("rules", sa.BigInteger, nullable=True),
+    sa.Column("metrics", sa.BigInteger, nullable=True),
     sa.Column("changed_at", UtcDateTime, nullable=False),
 )
 

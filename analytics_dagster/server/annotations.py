@@ -88,8 +88,9 @@ def listed(
 )
 def add(who: Asker, new: NewAnnotationDocument, tenant: TenantParameter = None) -> AnnotationDocument:
     """Days (UTC) or times; without `to` it is of one day or moment. On every chart, or on those of a metric or of one value."""
-    said = written(who.service.queries.catalogue(), new.text, new.from_, new.to, new.metric, new.where)
-    return _document(_annotations(who).add(who.tenant(tenant), said, _author(who), who.exchange.request_id))
+    named = who.tenant(tenant)
+    said = written(who.service.queries.catalogue_of(named), new.text, new.from_, new.to, new.metric, new.where)
+    return _document(_annotations(who).add(named, said, _author(who), who.exchange.request_id))
 
 
 @data.delete(
@@ -114,7 +115,7 @@ def _apply(who: Asking, tenant: str, form: Mapping[str, str]) -> None:
         _annotations(who).remove(tenant, int(number), _author(who), who.exchange.request_id)
         return
     fields = [form.get(name) or None for name in ("to", "metric", "where")]
-    said = written(who.service.queries.catalogue(), form.get("text", ""), form.get("from", ""), *fields)
+    said = written(who.service.queries.catalogue_of(tenant), form.get("text", ""), form.get("from", ""), *fields)
     _annotations(who).add(tenant, said, _author(who), who.exchange.request_id)
 
 
@@ -122,7 +123,7 @@ async def _page(
     who: Asking, tenant: str, message: str = "", form: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
     notes = await who.service.in_thread(_annotations(who).of, tenant)
-    catalogue = who.service.queries.catalogue()
+    catalogue = await who.service.in_thread(who.service.queries.catalogue_of, tenant)
     metrics = {family.name: [metric.name for metric in family.metrics] for family in catalogue.families}
     made = render(
         "annotations.html", session_markup(who), tenant=tenant, notes=notes[::-1], metrics=metrics, csrf=who.csrf_field,

@@ -17,6 +17,7 @@ from analytics_dagster.server.dashboards import pages as dashboards
 from analytics_dagster.server.metric_pages import pages as metric_pages
 from analytics_dagster.server.own_dashboards import data as own_dashboard_data
 from analytics_dagster.server.own_dashboards import pages as own_dashboards
+from analytics_dagster.server.own_metrics import router as own_metrics
 from analytics_dagster.server.pages import router as pages
 from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, bad_parameters, problem_of
 from analytics_dagster.server.reconciliation import router as reconciliation
@@ -54,7 +55,7 @@ def build_api() -> FastAPI:
     )
     for router in (
         pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data,
-        annotation_pages, annotation_data, metric_pages, dashboards, dashboard_data, status, reference,
+        annotation_pages, annotation_data, metric_pages, own_metrics, dashboards, dashboard_data, status, reference,
         signin, signin_assets, openid,
     ):  # fmt: skip
         api.include_router(router)

@@ -239,7 +239,7 @@ async def _read(who: Asking, tenant: str, board: Board, view: View, made: Callab
     service = who.service
 
     def work(interruption: Interruption) -> Made:
-        page = read_page(service.installation, service.queries.catalogue(), tenant, board, view, interruption)
+        page = read_page(service.installation, service.queries.catalogue_of(tenant), tenant, board, view, interruption)
         interruption.check()
         return made(page)
 
@@ -247,8 +247,7 @@ async def _read(who: Asking, tenant: str, board: Board, view: View, made: Callab
 
 
 def _html(who: Asking, around: Surroundings) -> Callable[[Page], str]:
-    catalogue = who.service.queries.catalogue()
-    return lambda page: board_page(page, catalogue, around)
+    return lambda page: board_page(page, who.service.queries.catalogue_of(page.tenant), around)
 
 
 def own_boards(who: Asking) -> OwnBoards:
@@ -263,7 +262,7 @@ def board_of(who: Asking, tenant: str, name: str) -> Board:
     if name in RESERVED:
         return built_in.board(name)
     try:
-        return read_saved(own_boards(who).get(tenant, name), catalogue)
+        return read_saved(own_boards(who).get(tenant, name), who.service.queries.catalogue_of(tenant))
     except NotFoundError:
         return built_in.board(name)  # which says what there is
 
@@ -273,6 +272,7 @@ def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
     service = who.service
     catalogue = service.queries.catalogue()
     built_in = load_boards(catalogue).boards
+    catalogue = service.queries.catalogue_of(tenant)
     mine = []
     for saved in own_boards(who).all(tenant):
         try:

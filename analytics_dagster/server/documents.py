@@ -186,6 +186,15 @@ class ReconciledPlaysDocument(BaseModel):
     truncated: bool = Field(description="Whether there are more than were asked for.")
 
 
+class OwnMetricDocument(BaseModel):
+    name: str
+    version: int
+    text: str | None = Field(description="YAML; null: with this version it was removed.")
+    author: str
+    saved_at: dt.datetime
+    problem: str | None = Field(None, description="Why the newest version cannot be used any more.")
+
+
 class NewAnnotationDocument(Document):
     text: str = Field(min_length=1, max_length=500)
     from_: str = Field(alias="from", max_length=40, description="First day (UTC), or a time (RFC 3339).")

@@ -32,7 +32,7 @@ async def listed(who: Asker, tenant_id: TenantPath) -> Response:
     from analytics_dagster.dashboards.metric_pages import metrics_page
 
     tenant = await who.service.in_thread(who.tenant, tenant_id)
-    catalogue = who.service.queries.catalogue()
+    catalogue = await who.service.in_thread(who.service.queries.catalogue_of, tenant)
     return html_answer(metrics_page(tenant, catalogue, session_markup(who)))
 
 
@@ -50,9 +50,10 @@ async def one(
     from analytics_dagster.dashboards.metric_pages import metric_page, read_metric
 
     tenant = await who.service.in_thread(who.tenant, tenant_id)
-    installation, catalogue = who.service.installation, who.service.queries.catalogue()
+    installation = who.service.installation
 
     def work(interruption: Interruption) -> str:
+        catalogue = who.service.queries.catalogue_of(tenant)
         return metric_page(read_metric(installation, catalogue, tenant, name, interruption), session_markup(who))
 
     return html_answer(await who.service.queries.work(tenant, work, who.exchange.client_gone()))

@@ -155,7 +155,7 @@ async def _asked(
 
 
 async def _read(who: Asking, asked: _Asked, limit: int) -> Rows:
-    installation, catalogue = who.service.installation, who.service.queries.catalogue()
+    installation = who.service.installation
     settings = installation.settings
     known = {
         "stream_ms": settings.analytics_stream_seconds * 1000,
@@ -164,9 +164,15 @@ async def _read(who: Asking, asked: _Asked, limit: int) -> Rows:
 
     def work(interruption: Interruption) -> Rows:
         return read_rows(
-            installation.lake.tenant(asked.tenant), catalogue, asked.query, parameters=known, of=asked.of, offset=asked.offset,
-            limit=limit, interruption=interruption,
-        )  # fmt: skip
+            installation.lake.tenant(asked.tenant),
+            who.service.queries.catalogue_of(asked.tenant),
+            asked.query,
+            parameters=known,
+            of=asked.of,
+            offset=asked.offset,
+            limit=limit,
+            interruption=interruption,
+        )
 
     return await who.service.queries.work(asked.tenant, work, who.exchange.client_gone())
 

@@ -19,6 +19,7 @@ class Permission(StrEnum):
     PLAYS_READ = "plays:read"
     ROWS_READ = "rows:read"
     CATALOGUE_READ = "catalogue:read"
+    CATALOGUE_EDIT = "catalogue:edit"
     DASHBOARDS_EDIT = "dashboards:edit"
     REPORTS_MANAGE = "reports:manage"
     ANNOTATIONS_EDIT = "annotations:edit"
@@ -44,6 +45,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.PLAYS_READ: "read single plays, with who listened",
     Permission.ROWS_READ: "read the raw rows behind a figure: plays, payments, requests, with whose they are",
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
+    Permission.CATALOGUE_EDIT: "declare, change and remove a tenant's own metrics",
     Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
     Permission.REPORTS_MANAGE: "send views on a schedule, and see to whom they go",
     Permission.ANNOTATIONS_EDIT: "add and remove annotations of a tenant's charts",
@@ -84,6 +86,7 @@ _ANALYST = _VIEWER | {
     Permission.REPORTS_MANAGE,
     Permission.ROWS_READ,
     Permission.ANNOTATIONS_EDIT,
+    Permission.CATALOGUE_EDIT,
 }
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}

@@ -12,6 +12,7 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    op.add_column("quotas", sa.Column("metrics", sa.BigInteger(), nullable=True))
     op.create_table(
         "chart_annotations",
         sa.Column("id", _BIG, autoincrement=True, nullable=False),
