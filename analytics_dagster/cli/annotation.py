@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analytics_dagster.cli.context import installation
-from analytics_dagster.cli.query import tenant_lake
+from analytics_dagster.cli.query import catalogue_of, tenant_lake
 
 if TYPE_CHECKING:
     from analytics_dagster.dashboards.annotations import Annotation, Annotations
@@ -33,12 +33,11 @@ def add(
 ) -> None:
     """Mark days on the charts of the dashboards."""
     from analytics_dagster.dashboards.annotations import written
-    from analytics_dagster.metrics.load import load_catalogue
     from analytics_dagster.tenancy.audit import COMMAND_LINE
 
     opened = installation(ctx)
     name = tenant_lake(opened, tenant).tenant
-    said = written(load_catalogue(opened.settings.analytics_metrics), text, from_, to, metric, where)
+    said = written(catalogue_of(opened, name), text, from_, to, metric, where)
     made = _annotations(opened).add(name, said, COMMAND_LINE)
     typer.echo(json.dumps(_document(made)) if as_json else f"annotation {made.id} added")
 

@@ -74,7 +74,7 @@ def query(
         raise UserError(f"--from {first} is after --to {last}")
     opened = installation(ctx)
     lake = tenant_lake(opened, tenant)
-    catalogue = _catalogue_of(opened, lake.tenant)
+    catalogue = catalogue_of(opened, lake.tenant)
     asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, top=top)
     answer = answer_query(lake, catalogue, asked, Fresh(opened))
     _print(answer.figures, format_, whole=answer.metric.integer)
@@ -83,7 +83,7 @@ def query(
 metrics_app.command("query")(query)
 
 
-def _catalogue_of(opened: Installation, tenant: str) -> Catalogue:
+def catalogue_of(opened: Installation, tenant: str) -> Catalogue:
     """What a tenant can ask for: the installation's metrics and its own."""
     from analytics_dagster.metrics.load import load_catalogue
     from analytics_dagster.metrics.own import OwnMetrics
@@ -103,7 +103,7 @@ def list_(
     """All declared metrics, with unit and meaning."""
     from analytics_dagster.metrics.load import load_catalogue
 
-    catalogue = _catalogue_of(installation(ctx), tenant) if tenant else load_catalogue(settings(ctx).analytics_metrics)
+    catalogue = catalogue_of(installation(ctx), tenant) if tenant else load_catalogue(settings(ctx).analytics_metrics)
     metrics = [*catalogue.metrics, *(_recorded(ctx, tenant, catalogue) if tenant else ())]
     if as_json:
         typer.echo(json.dumps([_described(m, catalogue) for m in metrics], indent=2))
