@@ -158,6 +158,7 @@ class Settings(BaseSettings):
     )
     analytics_quota_stored_bytes: int = Field(0, ge=0, description="Bytes of a tenant's tables; 0: no limit.")
     analytics_quota_rules: int = Field(0, ge=0, description="Alert rules of a tenant; 0: no limit.")
+    analytics_quota_metrics: int = Field(50, ge=0, description="Metrics that a tenant may declare for itself; 0: no limit.")
     analytics_tenant_grace_days: int = Field(
         30, ge=0, description="Days after which a removed tenant's data is deleted for good."
     )

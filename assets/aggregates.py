@@ -8,7 +8,7 @@ import dagster as dg
 from analytics_dagster.lake.schemas import DELIVERIES, EVENT_TABLES, MEASURED, MODEL_SCORES, OWN_TABLES, RESTATEMENTS
 from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.ml.forecast import FORECASTS
-from analytics_dagster.orchestration.build import build_aggregates, build_ledger_figures
+from analytics_dagster.orchestration.build import build_aggregates, build_ledger_figures, with_own_families
 from analytics_dagster.orchestration.checks import built_check_spec, built_result
 from analytics_dagster.orchestration.metadata import (
     column_schema,
@@ -55,6 +55,8 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
     """The asset `aggregates/<family>`."""
     source = MEASURED[family.source]
     days_table = family.table("day")
+    # What tenants declare for themselves has no assets; it is computed beside the first family of its source.
+    leads = family.name == next(first.name for first in graph_catalogue().families if first.source == family.source)
 
     @dg.asset(
         key=dg.AssetKey(["aggregates", family.name]),
@@ -85,6 +87,8 @@ def aggregate_asset(family: Family) -> dg.AssetsDefinition:
             built = build_own_figures(installation, family, tenants, days.first, days.last, run_id, context.log)
         else:
             built = build_aggregates(installation, family, source, tenants, days.first, days.last, run_id, context.log)
+            if leads:
+                built = with_own_families(built, installation, source, tenants, days.first, days.last, run_id, context.log)
         report_range(
             context, installation, days, built, days_table, family_pictures(installation, family, built.tenants, days.last)
         )

@@ -68,6 +68,7 @@ SETTINGS = {
         "analytics_quota_active_series",
         "analytics_quota_stored_bytes",
         "analytics_quota_rules",
+        "analytics_quota_metrics",
         "analytics_tenant_grace_days",
     ),
     "Alerting": (

@@ -8,7 +8,7 @@ day with which it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -42,21 +42,26 @@ class EvaluationError(RetryableError):
 class CatalogueSource:
     """A `MetricSource` over the lake. Make one for each pass: it remembers what each tenant recorded."""
 
-    def __init__(self, lake: Lake, catalogue: Catalogue) -> None:
-        self._lake = lake
-        self._catalogue = catalogue
+    def __init__(self, lake: Lake, catalogue: Catalogue, catalogue_of: Callable[[str], Catalogue] | None = None) -> None:
+        """`catalogue_of`: what a tenant can ask for, where tenants declare metrics of their own."""
+        self._lake, self._catalogue = lake, catalogue
+        self._catalogue_of = catalogue_of or (lambda _: catalogue)
         self._tenants: dict[str, _TenantMetrics] = {}
 
     def knows(self, name: str, tenants: Iterable[str]) -> bool:
         """Whether a name is a declared metric, a synonym, or recorded by any of `tenants`."""
-        return self._catalogue.find(name) is not None or any(name in self._of(tenant).recorded for tenant in tenants)
+        if self._catalogue.find(name) is not None:
+            return True
+        mine = map(self._of, tenants)
+        return any(one.catalogue.find(name) is not None or name in one.recorded for one in mine)
 
     def asset_of(self, tenant: str, rule: Rule) -> str | None:
         """See `judge.MetricSource`. A recorded series of the name comes before a declared metric."""
         if rule.query.metric in self._of(tenant).recorded:
             return self._of(tenant).points_asset
-        metric = self._catalogue.find(rule.query.metric)
-        return None if metric is None else self._catalogue.family_of(metric).asset
+        known = self._of(tenant).catalogue
+        metric = known.find(rule.query.metric)
+        return None if metric is None else known.family_of(metric).asset
 
     def read(self, tenant: str, rule: Rule, first: date, last: date) -> list[SeriesBuckets]:
         """See `judge.MetricSource`."""
@@ -67,33 +72,36 @@ class CatalogueSource:
         if rule.query.metric in mine.recorded:
             return mine.read_recorded(rule, matchers, first, last)
         by = rule.by if rule.aggregate is not None else tuple(dict.fromkeys(m.label for m in matchers))
-        return mine.read(rule, matchers, by, first, last, known_after=self._known_after(rule.query.metric))
+        return mine.read(rule, matchers, by, first, last, known_after=self._known_after(mine.catalogue, rule.query.metric))
 
-    def _known_after(self, name: str) -> timedelta:
+    @staticmethod
+    def _known_after(known: Catalogue, name: str) -> timedelta:
         """How long after its day a figure is known: what looks at later days is judged when the last of them is there."""
         from analytics_dagster.metrics.ahead import days_after
 
-        metric = self._catalogue.find(name)
+        metric = known.find(name)
         return timedelta(days=0 if metric is None else days_after(metric.formula))
 
     def settled_early(self, tenant: str, rule: Rule) -> bool:
         """See `judge.MetricSource`: gt and ge on what only grows, lt and le on what only falls."""
-        metric = self._catalogue.find(rule.query.metric)
-        if metric is None or rule.query.metric in self._of(tenant).recorded:
+        mine = self._of(tenant)
+        metric = mine.catalogue.find(rule.query.metric)
+        if metric is None or rule.query.metric in mine.recorded:
             return False
-        aggregation = self._only_measure(metric)
+        aggregation = self._only_measure(mine.catalogue, metric)
         if rule.condition in _ABOVE:
             return aggregation in _GROWING and rule.aggregate in (None, Aggregate.SUM, Aggregate.MAX)
         return rule.condition in _BELOW and aggregation is Aggregation.MIN and rule.aggregate in (None, Aggregate.MIN)
 
-    def _only_measure(self, metric: Metric) -> Aggregation | None:
+    @staticmethod
+    def _only_measure(known: Catalogue, metric: Metric) -> Aggregation | None:
         if not isinstance(metric.formula, MeasureFigure):
             return None
-        return self._catalogue.family_of(metric).measure(metric.formula.measure).aggregation
+        return known.family_of(metric).measure(metric.formula.measure).aggregation
 
     def _of(self, tenant: str) -> _TenantMetrics:
         if tenant not in self._tenants:
-            self._tenants[tenant] = _TenantMetrics(self._lake.tenant(tenant), self._catalogue)
+            self._tenants[tenant] = _TenantMetrics(self._lake.tenant(tenant), self._catalogue_of(tenant))
         return self._tenants[tenant]
 
 
@@ -102,7 +110,7 @@ class _TenantMetrics:
 
     def __init__(self, tenant: TenantLake, catalogue: Catalogue) -> None:
         self._tenant = tenant
-        self._catalogue = catalogue
+        self.catalogue = catalogue
 
     @cached_property
     def recorded(self) -> dict[str, str]:
@@ -112,7 +120,7 @@ class _TenantMetrics:
         from analytics_dagster.metrics.recorded import recorded_names
 
         try:
-            return recorded_names(self._tenant, self._catalogue)
+            return recorded_names(self._tenant, self.catalogue)
         except (duckdb.Error, OSError) as error:
             raise EvaluationError(f"the recorded points of tenant {self._tenant.tenant} cannot be read: {error}") from error
 
@@ -120,7 +128,7 @@ class _TenantMetrics:
     def points_asset(self) -> str:
         from analytics_dagster.metrics.recorded import FAMILY
 
-        return self._catalogue.family(FAMILY).asset
+        return self.catalogue.family(FAMILY).asset
 
     def read(
         self,
@@ -166,7 +174,7 @@ class _TenantMetrics:
         from analytics_dagster.lake.compute import connect
         from analytics_dagster.metrics.recorded import FAMILY
 
-        relation = self._tenant.table(self._catalogue.family(FAMILY).table(Grain.DAY)).sql()
+        relation = self._tenant.table(self.catalogue.family(FAMILY).table(Grain.DAY)).sql()
         query = f"SELECT DISTINCT unnest(json_keys(labels)) FROM {relation} WHERE name = ? AND labels <> '' ORDER BY 1"
         try:
             with connect() as connection:
@@ -180,7 +188,7 @@ class _TenantMetrics:
         from analytics_dagster.metrics.query import run_query
 
         try:
-            rows: list[dict[str, Any]] = run_query(self._tenant, self._catalogue, query).to_pylist()
+            rows: list[dict[str, Any]] = run_query(self._tenant, self.catalogue, query).to_pylist()
         except (duckdb.Error, OSError) as error:
             raise EvaluationError(f"{query.metric} of tenant {self._tenant.tenant} cannot be read: {error}") from error
         return rows

@@ -14,6 +14,7 @@ import typer
 
 from analytics_dagster import __version__
 from analytics_dagster.cli import (
+    annotation,
     audit,
     doctor,
     importing,
@@ -72,6 +73,7 @@ app.command("query")(query.query)
 app.add_typer(query.metrics_app, name="metrics")
 app.command("reconcile")(reconcile.reconcile)
 app.command("restatements")(restatements.restatements)
+app.add_typer(annotation.app, name="annotation")
 app.add_typer(rules.app, name="rules")
 app.add_typer(report.app, name="report")
 app.add_typer(tenant.app, name="tenant")

@@ -68,7 +68,6 @@ def query(
     run has aggregated yet too.
     """
     from analytics_dagster.metrics.fresh import Fresh
-    from analytics_dagster.metrics.load import load_catalogue
     from analytics_dagster.metrics.query import MetricQuery, answer_query
 
     first, last = (parse_day_option("--from", from_), parse_day_option("--to", to))
@@ -76,7 +75,7 @@ def query(
         raise UserError(f"--from {first} is after --to {last}")
     opened = installation(ctx)
     lake = tenant_lake(opened, tenant)
-    catalogue = load_catalogue(opened.settings.analytics_metrics)
+    catalogue = catalogue_of(opened, lake.tenant)
     asked = MetricQuery(metric, first, last, grain, tuple(by or ()), tuple(where or ()), aggregate, top=top)
     answer = answer_query(lake, catalogue, asked, Fresh(opened))
     _print(answer.figures, format_, whole=answer.metric.integer)
@@ -85,16 +84,27 @@ def query(
 metrics_app.command("query")(query)
 
 
+def catalogue_of(opened: Installation, tenant: str) -> Catalogue:
+    """What a tenant can ask for: the installation's metrics and its own."""
+    from analytics_dagster.metrics.load import load_catalogue
+    from analytics_dagster.metrics.own import OwnMetrics
+
+    extra = opened.settings.analytics_metrics
+    return OwnMetrics(opened.database, opened.clock, extra).catalogue(tenant, lambda: load_catalogue(extra))
+
+
 @metrics_app.command("list")
 def list_(
     ctx: typer.Context,
-    tenant: Annotated[str | None, typer.Option(help="Also the names that this tenant recorded points under.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Also what this tenant declared for itself, and the names that it recorded points under.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
 ) -> None:
     """All declared metrics, with unit and meaning."""
     from analytics_dagster.metrics.load import load_catalogue
 
-    catalogue = load_catalogue(settings(ctx).analytics_metrics)
+    catalogue = catalogue_of(installation(ctx), tenant) if tenant else load_catalogue(settings(ctx).analytics_metrics)
     metrics = [*catalogue.metrics, *(_recorded(ctx, tenant, catalogue) if tenant else ())]
     if as_json:
         typer.echo(json.dumps([_described(m, catalogue) for m in metrics], indent=2))

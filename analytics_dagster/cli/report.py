@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analytics_dagster.cli.context import installation
-from analytics_dagster.cli.query import tenant_lake
+from analytics_dagster.cli.query import catalogue_of, tenant_lake
 from analytics_dagster.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def add(
     time_zone: Annotated[str, typer.Option(help="IANA name of the zone whose wall clock the schedule means.")] = "UTC",
 ) -> None:
     """Make a report. What it shows is read anew each time: a period of 28 days ends on the newest day then."""
-    from analytics_dagster.metrics.load import load_catalogue
     from analytics_dagster.reports.report import read_wanted
     from analytics_dagster.reports.send import require_view, require_ways
     from analytics_dagster.reports.store import By
@@ -46,7 +45,7 @@ def add(
     tenant_lake(opened, tenant)
     wanted = read_wanted(name=name, view=view, form=form, schedule=schedule, time_zone=time_zone, recipients=to, tenant=tenant)
     require_ways(opened, wanted, os.environ)
-    require_view(opened, load_catalogue(opened.settings.analytics_metrics), tenant, wanted)
+    require_view(opened, catalogue_of(opened, tenant), tenant, wanted)
     made = _reports(opened).add(tenant, wanted, By())
     typer.echo(f"report {name} of {tenant}: first due {made.next_due_at:%Y-%m-%d %H:%M} UTC")
 

@@ -73,6 +73,7 @@ def quota(
     active_series: Annotated[str | None, typer.Option(metavar="N", help=f"Series of the last hour or two; {_LIMIT}")] = None,
     stored_bytes: Annotated[str | None, typer.Option(metavar="N", help=f"Bytes of its tables; {_LIMIT}")] = None,
     rules: Annotated[str | None, typer.Option(metavar="N", help=f"Alert rules that are judged for it; {_LIMIT}")] = None,
+    metrics: Annotated[str | None, typer.Option(metavar="N", help=f"Metrics that it may declare for itself; {_LIMIT}")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a tenant's quotas, after setting those that are given; servers follow within 5 seconds."""
@@ -81,7 +82,7 @@ def quota(
     opened = installation(ctx)
     _require(ctx, tenant)
     quotas = Quotas(opened.database, opened.settings, opened.clock)
-    given = dict(zip(LIMITS, (points_per_second, active_series, stored_bytes, rules), strict=True))
+    given = dict(zip(LIMITS, (points_per_second, active_series, stored_bytes, rules, metrics), strict=True))
     quotas.set(tenant, {name: _limit(name, text) for name, text in given.items() if text is not None})
     limits, own = asdict(quotas.limits(tenant)), asdict(quotas.own().get(tenant, OwnLimits()))
     if as_json:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from analytics_dagster.errors import DeclarationError, NotFoundError
 from analytics_dagster.metrics.declarations import Catalogue, did_you_mean
-from analytics_dagster.metrics.documents import Document, describe, parse_document, read_document
+from analytics_dagster.metrics.documents import Document, describe, parse_document, read_document, refuse_aliases
 
 BUILT_IN = Path(__file__).parent / "built_in"
 MOST_PANELS = 40
@@ -41,14 +41,14 @@ class LeaderboardForm(_Form):
     title: Text | None = None
 
 
-Section = Literal["findings", "forecasts", "checks", "alerts"]
+Section = Literal["findings", "forecasts", "checks", "restatements", "alerts"]
 
 
 class PanelForm(_Form):
     """One panel: exactly one of the keys but `title`.
 
     `figures`: values with change and sparkline. `trend`: the large chart of one metric. `trends`: small charts, one a metric.
-    `leaderboards`: ranked values of dimensions. `show`: what is not a metric (findings, forecasts, checks, alerts).
+    `leaderboards`: ranked values of dimensions. `show`: what is not a metric (findings, forecasts, checks, restatements, alerts).
     """
 
     title: Text | None = None
@@ -123,6 +123,7 @@ def read_board(path: Path, catalogue: Catalogue) -> Board:
 
 def parse_board(text: str, name: str, catalogue: Catalogue) -> Board:
     """A board that somebody sent; `name` stands for the file. Raises DeclarationError with line."""
+    refuse_aliases(text, name)
     return _checked(parse_document(text, name), catalogue)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from analytics_dagster.dashboards import advice
 from analytics_dagster.dashboards.evidence import Findings, Trust
 from analytics_dagster.dashboards.figures import Leaderboard, Value
+from analytics_dagster.dashboards.happenings import Mark
 from analytics_dagster.dashboards.page import Page, Panel, Trend
 from analytics_dagster.lake.schemas import TIMESTAMP
 
@@ -113,6 +114,7 @@ def _trust(trust: Trust | None) -> dict[str, Any] | None:
         "checks": {"passed": trust.passed, "failed": list(trust.failed)},
         "gated": list(trust.gated),
         "quarantined": trust.quarantined,
+        "restated": trust.restated,
         "run": trust.run_id,
         "published_at": trust.published_at.isoformat() if trust.published_at else None,
     }
@@ -132,6 +134,12 @@ def _panel(panel: Panel) -> dict[str, Any]:
                 {"asset": c.asset, "check": c.name, "severity": c.severity, "passed": c.passed, "finding": c.finding,
                  "failed_days": c.failed_days, "judged_days": c.judged_days}
                 for c in panel.checks
+            ]  # fmt: skip
+        case "restatements":
+            made["restatements"] = [
+                {"at": r.at.isoformat(), "day": str(r.day), "metric": r.metric, "dimensions": dict(r.dimensions), "old": r.old,
+                 "new": r.new, "cause": r.cause, "run": r.run}
+                for r in panel.restated
             ]  # fmt: skip
         case "alerts":
             for name, alerts in (("now", panel.firing), ("changes", panel.past)):
@@ -185,7 +193,15 @@ def _trend(trend: Trend) -> dict[str, Any]:
         "compared_series": [{"ts": str(day), "value": value} for day, value in figure.compared],
         "forecast": [{"ts": str(day), "yhat": yhat, "lo_95": low, "hi_95": high} for day, yhat, low, high in trend.forecast],
         "anomalies": [{"ts": str(day), "value": value, "reason": reason or None} for day, value, reason in trend.odd],
+        "annotations": [_mark(mark) for mark in trend.marks],
     }
+
+
+def _mark(mark: Mark) -> dict[str, Any]:
+    return {
+        "kind": str(mark.kind), "from": str(mark.first), "to": str(mark.last), "text": mark.text, "metric": mark.metric,
+        "where": mark.condition, "id": mark.id, "author": mark.author or None,
+    }  # fmt: skip
 
 
 def _leaderboard(board: Leaderboard) -> dict[str, Any]:

@@ -19,13 +19,16 @@ from analytics_dagster.dashboards.feedback import Feedback, Verdict, finding_id,
 from analytics_dagster.dashboards.view import Days
 from analytics_dagster.lake.compute import connect
 from analytics_dagster.lake.publications import Status
-from analytics_dagster.lake.schemas import QUARANTINE, Layer, TableSchema
+from analytics_dagster.lake.schemas import QUARANTINE, RESTATEMENTS, Layer, TableSchema
 
 if TYPE_CHECKING:
     from analytics_dagster.installation import Installation
     from analytics_dagster.lake.lake import TenantLake
+    from analytics_dagster.metrics.declarations import Catalogue
 
 MOST_ALERTS = 200
+MOST_RESTATED = 200
+"""Restated figures of a panel, the newest."""
 AHEAD = dt.timedelta(days=28)
 """How far a picture looks ahead at most."""
 _FORECAST_LIVES = dt.timedelta(days=14)
@@ -46,7 +49,8 @@ class Source:
 class Trust:
     """How far the page can be trusted. `through`: newest day with figures; `current`: the sources that have it.
 
-    passed, failed: data checks of that day; gated: assets whose newest figures are held back by a critical check.
+    passed, failed: data checks of that day; gated: assets whose newest figures are held back by a critical check; restated:
+    changes of whole figures of the four weeks up to that day.
     """
 
     through: dt.date
@@ -58,6 +62,7 @@ class Trust:
     run_id: str | None
     published_at: dt.datetime | None
     sequence: int
+    restated: int = 0
 
     @property
     def current(self) -> int:
@@ -125,6 +130,21 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Restatement:
+    """A published figure of a closed day that changed. `dimensions` empty: the whole figure; `at`: when it was noted (UTC)."""
+
+    at: dt.datetime
+    day: dt.date
+    metric: str
+    unit: str
+    dimensions: Mapping[str, str | None]
+    old: float | None
+    new: float | None
+    cause: str
+    run: str
+
+
+@dataclass(frozen=True)
 class Alert:
     """An alert instance, or a change of one."""
 
@@ -164,6 +184,7 @@ class Evidence:
             newest.run_id if newest else None,
             newest.published_at if newest else None,
             self._sequence(),
+            self._restated(Days(through - AHEAD + dt.timedelta(days=1), through)),
         )
 
     def forecast(self, metric: str, last: dt.date) -> pa.Table | None:
@@ -225,6 +246,22 @@ class Evidence:
         failed = pc.subtract(counted["n_count"], counted["n_sum"])
         return pa.table({"ts": counted["ts"], "passed": counted["n_sum"], "failed": failed}).sort_by("ts")
 
+    def restatements(self, days: Days, catalogue: Catalogue) -> list[Restatement]:
+        """What changed of the days' published figures, the newest change first; whole figures before their parts."""
+        from analytics_dagster.metrics.ledger import restatements
+
+        rows = restatements(self._lake, first=days.first, last=days.last).to_pylist()
+        rows.sort(
+            key=lambda row: (-row["ts"].timestamp(), row["split_by"] is not None, row["day"], row["metric"], row["dimensions"])
+        )
+        return [
+            Restatement(
+                row["ts"], row["day"], row["metric"], metric.unit if (metric := catalogue.find(row["metric"])) else "",
+                json.loads(row["dimensions"]), row["old"], row["new"], row["cause"], row["run"],
+            )
+            for row in rows[:MOST_RESTATED]
+        ]  # fmt: skip
+
     def alerts(self) -> tuple[list[Alert], list[Alert]]:
         """What is pending or firing now, worst first; and the last changes, newest first."""
         import sqlalchemy as sa
@@ -274,6 +311,15 @@ class Evidence:
             return 0
         with connect() as connection:
             [counted] = connection.execute(f"SELECT count(*) FROM {table.sql()}").fetchall()
+        return int(counted[0])
+
+    def _restated(self, days: Days) -> int:
+        table = self._lake.table(RESTATEMENTS)
+        if not table.exists():
+            return 0
+        with connect() as connection:
+            query = f"SELECT count(*) FROM {table.sql()} WHERE split_by IS NULL AND day BETWEEN ? AND ?"
+            [counted] = connection.execute(query, [days.first, days.last]).fetchall()
         return int(counted[0])
 
     def _sources(self) -> tuple[Source, ...]:

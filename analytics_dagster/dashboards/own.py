@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_BOARDS = 200
 """Boards of one tenant."""
 MOST_CHARACTERS = 50_000
-RESERVED = frozenset({*(path.stem for path in BUILT_IN.glob("*.yaml")), "edit", "artists", "reports"})
+RESERVED = frozenset({*(path.stem for path in BUILT_IN.glob("*.yaml")), "edit", "reports", "rows", "annotations", "metrics"})
 """Names that a board of one's own cannot have: the built-in ones, and parts of addresses."""
 
 
@@ -194,7 +194,7 @@ def new_panel(kind: str, metrics: list[str], by: list[str], title: str) -> Panel
         if not metrics or not by:
             raise DeclarationError("choose a metric and a dimension to rank by")
         return PanelForm(title=named, leaderboards=tuple(LeaderboardForm(metric=m, by=b) for m in metrics for b in by))
-    if kind in ("findings", "forecasts", "checks", "alerts"):
+    if kind in ("findings", "forecasts", "checks", "restatements", "alerts"):
         return PanelForm.model_validate({"title": named, "show": kind})
     raise DeclarationError(f"there is no panel {kind!r}")
 

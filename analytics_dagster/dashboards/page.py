@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analytics_dagster.dashboards.boards import Board, PanelForm
-from analytics_dagster.dashboards.evidence import Alert, Check, Evidence, Findings, Trust
+from analytics_dagster.dashboards.evidence import Alert, Check, Evidence, Findings, Restatement, Trust
 from analytics_dagster.dashboards.figures import Figure, Figures, Leaderboard, Pairs, Shown
+from analytics_dagster.dashboards.happenings import Happenings, Kind, Mark
 from analytics_dagster.dashboards.view import Days, View
 from analytics_dagster.errors import UserError
 from analytics_dagster.metrics.declarations import Catalogue, Grain
@@ -38,6 +39,11 @@ class Trend:
     forecast: Foretold
     odd: tuple[tuple[dt.date, float, str], ...]
     band: str | None
+    marks: tuple[Mark, ...] = ()
+
+    def marks_of(self, *, small: bool) -> tuple[Mark, ...]:
+        """What is marked: releases on large charts alone, of which a page has few."""
+        return tuple(mark for mark in self.marks if not small or mark.kind is not Kind.RELEASE)
 
     @property
     def odd_pairs(self) -> Pairs:
@@ -54,6 +60,7 @@ class Panel:
     findings: Findings | None = None
     checks: tuple[Check, ...] = ()
     check_days: pa.Table | None = None
+    restated: tuple[Restatement, ...] = ()
     firing: tuple[Alert, ...] = ()
     past: tuple[Alert, ...] = ()
     empty: tuple[str, ...] = ()
@@ -113,7 +120,8 @@ def read_page(
         last = max(days.last, compared.last) if compared else days.last
         with DayReader(lake, catalogue, first, last, interruption) as reader:
             begins = {source.asset: source.first for source in trust.sources}
-            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence, seen)
+            happenings = Happenings(installation, lake, catalogue, days)
+            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence, happenings, seen)
             panels = tuple(asking.panel(form) for form in board.panels)
     return Page(tenant, board, view, days, compared, trust, panels, round((time.perf_counter() - began) * 1_000))
 
@@ -121,8 +129,10 @@ def read_page(
 class _Asking:
     """Panels of one page; a metric that several panels show is asked for once."""
 
-    def __init__(self, figures: Figures, evidence: Evidence, seen: Callable[[str, Trend], None] | None) -> None:
-        self.figures, self.evidence, self._seen = figures, evidence, seen
+    def __init__(
+        self, figures: Figures, evidence: Evidence, happenings: Happenings, seen: Callable[[str, Trend], None] | None
+    ) -> None:
+        self.figures, self.evidence, self.happenings, self._seen = figures, evidence, happenings, seen
         self._made: dict[Shown, Trend] = {}
 
     def panel(self, form: PanelForm) -> Panel:
@@ -132,6 +142,8 @@ class _Asking:
                 return Panel(form, findings=self.evidence.findings(days.last))
             case "checks":
                 return Panel(form, checks=tuple(self.evidence.checks(days)), check_days=self.evidence.check_days(days))
+            case "restatements":
+                return Panel(form, restated=tuple(self.evidence.restatements(days, self.figures.catalogue)))
             case "alerts":
                 firing, past = self.evidence.alerts()
                 return Panel(form, firing=tuple(firing), past=tuple(past))
@@ -165,8 +177,9 @@ class _Asking:
     def _read(self, shown: Shown) -> Trend:
         figure, days = self.figures.figure(shown), self.figures.days
         # Forecasts and verdicts are of the whole metric by day; beside filtered figures or weeks they would mislead.
+        marks = self.happenings.of(shown)
         if shown.filtered or self.figures.view.grain(days) is not Grain.DAY:
-            return Trend(figure, (), (), None)
+            return Trend(figure, (), (), None, marks)
         rows = self.evidence.forecast(shown.name, days.last)
         ahead = min(28, max(7, len(days) // 2))
         ahead_of = [] if rows is None else [row for row in rows.to_pylist() if row["ts"].date() > days.last][:ahead]
@@ -176,7 +189,7 @@ class _Asking:
             for row in self.evidence.anomalies(shown.name, days).to_pylist()
             if row["anomaly"] and row["value"] is not None
         )
-        return Trend(figure, forecast, odd, self._band(shown.name, figure))
+        return Trend(figure, forecast, odd, self._band(shown.name, figure), marks)
 
     def _band(self, name: str, figure: Figure) -> str | None:
         last, value = figure.days[-1]

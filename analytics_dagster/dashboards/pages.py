@@ -19,8 +19,10 @@ from analytics_dagster.dashboards import pictures
 from analytics_dagster.dashboards.advice import recommendation
 from analytics_dagster.dashboards.boards import Board, PanelForm
 from analytics_dagster.dashboards.figures import Figure, Shown
+from analytics_dagster.dashboards.happenings import Mark
 from analytics_dagster.dashboards.own import Saved, board_text
 from analytics_dagster.dashboards.page import Page, Panel, Trend
+from analytics_dagster.dashboards.row_links import RowLinks
 from analytics_dagster.dashboards.view import PERIOD_NAMES, Compare, Period, View
 from analytics_dagster.insights.numbers import NOTHING, exact, figure
 from analytics_dagster.insights.series import Series
@@ -93,8 +95,8 @@ class Addresses:
 @dataclass(frozen=True)
 class Surroundings:
     """What stands around a board: the boards to go to, the address of the Dagster UI, the time (UTC), who is signed in (markup),
-    and whether who looks may edit, and send; `own`: the board that is shown is one of the tenant's own. `csrf`: the field that
-    forms carry (markup), empty for a key.
+    and whether who looks may edit, send, see raw rows and annotate; `own`: the board that is shown is one of the tenant's own.
+    `csrf`: the field that forms carry (markup), empty for a key.
     """
 
     boards: Sequence[Board]
@@ -105,6 +107,8 @@ class Surroundings:
     own: bool = False
     may_send: bool = False
     csrf: str = ""
+    may_see_rows: bool = False
+    may_annotate: bool = False
 
 
 def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
@@ -125,6 +129,7 @@ def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
         file=at.file,
         picture_file=at.picture,
         query_address=lambda shown: _query_address(page, shown),
+        rows=RowLinks(page.days, page.grain, catalogue) if around.may_see_rows else None,
         periods=PERIOD_NAMES,
         keys=_KEYS,
         wider=replace(page.view, period=Period.YEAR, first=None, filters=()),
@@ -133,6 +138,7 @@ def board_page(page: Page, catalogue: Catalogue, around: Surroundings) -> str:
         headline=_headline(page),
         edit=edit if around.may_edit else "",
         send=send_address(page) if around.may_send else "",
+        annotate=f"/dashboards/{quote(page.tenant)}/annotations" if around.may_annotate else "",
         edit_name="Edit" if around.own else "Own dashboards",
         age_days=(around.now.date() - page.trust.through).days if page.trust else 0,
         begins=min((source.first for source in page.trust.sources), default=None) if page.trust else None,
@@ -220,6 +226,13 @@ def refusal_page(title: str, detail: str, back: str, session: str = "") -> str:
     return template.render(title=title, detail=detail, back=back, session=markupsafe.Markup(session))
 
 
+def render(template: str, session: str = "", **values: object) -> str:
+    """One of the templates, for pages that have a module of their own."""
+    import markupsafe
+
+    return _environment().get_template(template).render(session=markupsafe.Markup(session), **values)
+
+
 def warm() -> None:
     """Load what pages are made with: Altair, Vega and the templates. Safe to call from any thread."""
     days = tuple((dt.date(2026, 1, day), float(day)) for day in range(1, 8))
@@ -231,8 +244,9 @@ def warm() -> None:
 def chart_of(trend: Trend, size: pictures.Size = pictures.Size.WIDE, *, headed: bool = True) -> Chart:
     """The picture of a trend. On a page its title stands above it."""
     made = trend.figure
+    marks = tuple((mark.first, mark.last, mark.words) for mark in trend.marks_of(small=size is pictures.Size.SMALL))
     return pictures.trend(
-        made.shown.title, made.shown.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, size, headed
+        made.shown.title, made.shown.unit, made.days, made.compared, trend.forecast, trend.odd_pairs, None, size, headed, marks
     )
 
 
@@ -286,10 +300,18 @@ def _environment() -> jinja2.Environment:
         "day": lambda day: f"{day.day} {_MONTHS[day.month - 1]} {day.year}",
         "labels": lambda labels: ", ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "-",
         "told": _told,
+        "said_of": _said_of,
         "title_of": lambda metric: Series(metric, "", "", _nothing()).name,
     }
     made.globals["static"] = static_address
     return made
+
+
+def _said_of(marks: Sequence[Mark], figure: Figure, place: int) -> str:
+    """What is said of one bucket of a chart: of what begins in it, the words."""
+    days = [day for day, _ in figure.days]
+    begin, end = days[place], days[place + 1] if place + 1 < len(days) else dt.date.max
+    return "; ".join(mark.words for mark in marks if begin <= max(mark.first, days[0]) < end)
 
 
 def _spark(made: Figure) -> str:

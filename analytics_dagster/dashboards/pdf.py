@@ -26,7 +26,7 @@ _MARGIN, _WIDTH = 14, 182
 _INK, _SOFT, _LINE = (31, 41, 51), (82, 96, 109), (0, 114, 178)
 _COLUMNS = 3
 _CHART_SCALE = 2.0
-_MOST_CHECKS, _MOST_ALERTS = 80, 80
+_MOST_CHECKS, _MOST_ALERTS, _MOST_MARKS = 80, 80, 20
 NOTHING_PUBLISHED = "Nothing is published for this tenant yet."
 
 
@@ -122,6 +122,8 @@ def _panel(document: FPDF, page: Page, panel: Panel) -> None:
         case "trend":
             for one in panel.trends:
                 _charts(document, [one], 1, Size.PRINT)
+                for mark in one.marks[:_MOST_MARKS]:
+                    _line(document, f"{mark.first}{f' to {mark.last}' if mark.last > mark.first else ''}: {mark.words}", 8, _SOFT)
         case "trends" | "forecasts":
             _charts(document, panel.trends, 2, Size.SMALL)
         case "leaderboards":
@@ -132,6 +134,8 @@ def _panel(document: FPDF, page: Page, panel: Panel) -> None:
         case "checks":
             rows = [(c.asset, c.name, "passed" if c.passed else "FAILED", c.finding) for c in panel.checks[:_MOST_CHECKS]]
             _table(document, ("Table", "Check", "Newest", "Found"), rows, (36, 54, 18, 74))
+        case "restatements":
+            _restatements(document, panel)
         case "alerts":
             _alerts(document, panel)
 
@@ -200,6 +204,16 @@ def _findings(document: FPDF, panel: Panel) -> None:
         where = "; ".join(f"{d.dimension} {d.element}: {figure(d.share, 'ratio')} of the difference" for d in told.drivers[:4])
         _line(document, f"{told.rank}. {told.claim}.{f' {where}.' if where else ''}", 9)
         document.ln(0.5)
+
+
+def _restatements(document: FPDF, panel: Panel) -> None:
+    _heading(document, panel.form.title or "Restated figures")
+    rows = []
+    for r in panel.restated[:_MOST_ALERTS]:
+        of = ", ".join(f"{name}={value}" for name, value in sorted(r.dimensions.items()))
+        changed = f"{'-' if r.old is None else exact(r.old)} to {'-' if r.new is None else exact(r.new)}"
+        rows.append((str(r.day), f"{r.metric} {of}", changed, r.cause.replace("_", " ")))
+    _table(document, ("Day", "Figure", "Changed from, to", "Why"), rows or [("", "none", "", "")], (24, 78, 48, 32))
 
 
 def _alerts(document: FPDF, panel: Panel) -> None:

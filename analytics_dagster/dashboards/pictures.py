@@ -26,6 +26,7 @@ _INK = {
     charts.BLUE: "var(--line)",
     charts.ORANGE: "var(--band)",
     charts.VERMILION: "var(--odd)",
+    charts.PURPLE: "var(--mark)",
 }
 _COLOUR = re.compile("|".join(re.escape(colour) for colour in _INK))
 _SIZE = re.compile(r'^<svg xmlns="http://www.w3.org/2000/svg" width="(\d+)" height="(\d+)" viewBox="([^"]*)" font-family="[^"]*"')
@@ -63,8 +64,9 @@ def trend(
     partial: dt.date | None = None,
     size: Size = Size.WIDE,
     headed: bool = True,
+    marks: tuple[charts.Marked, ...] = (),
 ) -> charts.Chart:
-    """A metric's days over the dashed comparison, with its forecast (day, yhat, lo, hi) and its odd days.
+    """A metric's days over the dashed comparison, with its forecast (day, yhat, lo, hi), its odd days and what is said of days.
 
     Kept by content: the same figures give the same picture without drawing it again.
     """
@@ -80,6 +82,7 @@ def trend(
         height=size.value[1],
         days=len(days),
         headed=headed,
+        marks=marks,
     )
 
 

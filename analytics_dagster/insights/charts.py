@@ -35,7 +35,7 @@ MOST_PANELS = 12
 _OVERVIEW_DAYS, _SMALL_DAYS, _SMALL_AHEAD = 560, 56, 14
 """Days that an overview shows in all, and in one of its panels; they make its bytes."""
 
-BLUE, ORANGE, VERMILION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
+BLUE, ORANGE, VERMILION, GREEN, PURPLE = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7"
 INK, FAINT, PAPER, PAST = "#1F2933", "#D9DEE4", "#FFFFFF", "#7B8794"
 _LABEL = {
     # Vega expression: 1.2k, 3.4M; ticks are round numbers, so nothing is lost by not flooring them.
@@ -92,15 +92,18 @@ def kpi_chart(
     height: int = 200,
     days: int = MOST_DAYS,
     headed: bool = True,
+    marks: Sequence[Marked] = (),
 ) -> Chart:
     """One KPI: its newest `days`, its forecast with the 95 % band, its odd days. `headed`: the title stands in the picture.
 
     series: ts, value. forecast: ts, yhat, lo_95, hi_95. anomalies: ts, value, anomaly. compared: ts, value of other days,
-    each under the day that it is compared with. partial: a day that is not over, drawn dashed.
+    each under the day that it is compared with. partial: a day that is not over, drawn dashed. marks: days that something is
+    said of, drawn as lines with a triangle, several days as a band; their words show under the pointer.
     """
     from altair.utils import schemapi
 
-    kpi = _Kpi(title, _days(series, days), forecast, anomalies, unit, partial, _days(compared, days) if compared else ())
+    past = _days(compared, days) if compared else ()
+    kpi = _Kpi(title, _days(series, days), forecast, anomalies, unit, partial, past, marks)
     # Altair checks each part of a chart against its schema as it is made: a third of the time of a picture.
     with schemapi.debug_mode(False):
         return Chart(kpi.sentence, _svg(_panel(kpi, _Size(width, height), headed=headed), kpi.sentence))
@@ -155,6 +158,10 @@ def quality_chart(title: str, checks: pa.Table) -> Chart:
     return Chart(sentence, _svg(spec, sentence))
 
 
+Marked = tuple[date, date, str]
+"""A first and a last day, both included, and what is said of them."""
+
+
 @dataclass(frozen=True)
 class _Size:
     width: int
@@ -173,6 +180,7 @@ class _Kpi:
     unit: str
     partial: date | None
     compared: Sequence[tuple[date, float | None]] = ()
+    marks: Sequence[Marked] = ()
 
     @property
     def whole(self) -> list[tuple[date, float | None]]:
@@ -215,6 +223,8 @@ class _Kpi:
         words = f"{self.title}: {figure(self.last[1], self.unit)} on {self.last[0]}, {known} days with values shown"
         if self.odd:
             words += f", odd: {', '.join(day.isoformat() for day, _ in self.odd[-5:])}"
+        if self.marks:
+            words += f", {len(self.marks)} annotations"
         ahead = self.ahead()
         return words + (f", forecast for {ahead[-1]['day']}: {figure(ahead[-1]['yhat'], self.unit)}" if ahead else "")
 
@@ -230,7 +240,7 @@ def _panel(kpi: _Kpi, size: _Size, *, headed: bool = True) -> alt.LayerChart:
         values = [{"day": day.isoformat(), "value": None if value is None else value / scale} for day, value in pairs]
         return alt.Chart(alt.Data(values=values))
 
-    layers: list[Any] = []
+    layers: list[Any] = _mark_layers(kpi, x, size)
     ahead = [
         {key: value if key == "day" or value is None else value / scale for key, value in row.items()}
         for row in kpi.ahead(_SMALL_AHEAD if size.small else None)
@@ -261,6 +271,32 @@ def _panel(kpi: _Kpi, size: _Size, *, headed: bool = True) -> alt.LayerChart:
     heading = f"{kpi.title}: {figure(kpi.last[1] if kpi.last else None, kpi.unit)}" if size.small else kpi.title
     drawn = alt.layer(*layers).properties(width=size.width, height=size.height)
     return drawn.properties(title=heading) if headed else drawn
+
+
+def _mark_layers(kpi: _Kpi, x: alt.X, size: _Size) -> list[alt.Chart]:
+    """Lines and bands behind everything else. What Vega writes as their description becomes their title (`_titled`)."""
+    import altair as alt
+
+    if not kpi.marks or not kpi.days:
+        return []
+    begin, end = kpi.days[0][0], kpi.days[-1][0]
+    rows = [
+        {"day": max(first, begin).isoformat(), "end": min(last, end).isoformat(), "said": f"{_SAID}{words}"}
+        for first, last, words in kpi.marks
+    ]
+    layers = []
+    bands = [row for row in rows if row["end"] > row["day"]]
+    if bands:
+        band = alt.Chart(alt.Data(values=bands)).mark_rect(color=PURPLE, opacity=0.2)
+        layers.append(band.encode(x=x, x2="end:T", description="said:N"))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, description="said:N")
+    layers.append(base.mark_rule(color=PURPLE, strokeWidth=1, strokeDash=[2, 2]))
+    layers.append(
+        base.mark_point(color=PURPLE, shape="triangle-down", size=40 if size.small else 80, filled=True, opacity=1).encode(
+            y=alt.value(4)
+        )
+    )
+    return layers
 
 
 def _axis_unit(kpi: _Kpi) -> tuple[float, str]:
@@ -365,9 +401,25 @@ _TAG = re.compile(r"<[^>]*>")
 _FRACTION = re.compile(r"(\.\d)\d+")
 
 
+_SAID = "said: "
+_SPOKEN = re.compile(
+    rf'<(path|line)([^>]*) aria-label="{_SAID}([^"]*)"([^>]*)></\1>|<(path|line)([^>]*) aria-label="{_SAID}([^"]*)"([^>]*)/>'
+)
+
+
+def _titled(svg: str) -> str:
+    """What marks are said to be as their titles, which browsers show under the pointer. Vega has escaped the words."""
+
+    def title(found: re.Match[str]) -> str:
+        name, before, words, after = [group for group in found.groups() if group is not None]
+        return f"<{name}{before}{after}><title>{words}</title></{name}>"
+
+    return _SPOKEN.sub(title, svg)
+
+
 def _described(svg: str, sentence: str) -> str:
     """The picture without needless bytes (half of them), saying that it is one image and what it shows."""
-    opening, rest = svg.split(">", 1)
+    opening, rest = _titled(svg).split(">", 1)
     for needless in (_NEEDLESS, _NOTHING_DRAWN, _HIDDEN_LABEL, _EMPTY_GROUP):
         rest = needless.sub("", rest)
     # Coordinates only: a label that says 1.35k must not say 1.3k.

@@ -347,6 +347,34 @@ finding_feedback = sa.Table(
     sa.Column("said_at", UtcDateTime, nullable=False),
 )
 
+# What people say of a tenant's days: drawn on charts. A moment begins and ends at the same time.
+chart_annotations = sa.Table(
+    "chart_annotations",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.String(63), nullable=False),
+    sa.Column("metric", sa.String(63), nullable=True),  # null: every metric
+    sa.Column("condition", sa.Text, nullable=True),  # country="DE"; null: every value
+    sa.Column("begins_at", UtcDateTime, nullable=False),
+    sa.Column("ends_at", UtcDateTime, nullable=False),  # included
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("author", sa.String(255), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Index("ix_chart_annotations_tenant_begins_at", "tenant", "begins_at"),
+)
+
+# Metrics that tenants declare for themselves, each version as it was saved. Without text: with this version it was removed.
+own_metrics = sa.Table(
+    "own_metrics",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("text", sa.Text, nullable=True),  # YAML
+    sa.Column("author", sa.String(255), nullable=False),
+    sa.Column("saved_at", UtcDateTime, nullable=False),
+)
+
 # A tenant's own limits; null: the installation's default, 0: no limit.
 quotas = sa.Table(
     "quotas",
@@ -356,6 +384,7 @@ quotas = sa.Table(
     sa.Column("active_series", sa.BigInteger, nullable=True),
     sa.Column("stored_bytes", sa.BigInteger, nullable=True),
     sa.Column("rules", sa.BigInteger, nullable=True),
+    sa.Column("metrics", sa.BigInteger, nullable=True),
     sa.Column("changed_at", UtcDateTime, nullable=False),
 )
 

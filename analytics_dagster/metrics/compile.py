@@ -120,6 +120,14 @@ def _relation(family: Family, measures: Iterable[Measure]) -> str:
     return f"({family.step.sql})" if family.step else SOURCE
 
 
+def rows_of(family: Family) -> str:
+    """What is measured, with every column that it has: a relation over SOURCE, which must hold whole days."""
+    if family.sessions:
+        source = MEASURED[family.source]
+        return f"({session_rows(family.sessions, source, [column.name for column in source.columns], SOURCE)})"
+    return _relation(family, ())
+
+
 def _sessions(family: Family, measures: Iterable[Measure]) -> str:
     """The sessions in `source`, with the columns that the dimensions and these measures read."""
     from analytics_dagster.metrics.expressions import scalar

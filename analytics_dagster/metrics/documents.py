@@ -56,6 +56,17 @@ def parse_document(text: str, name: str) -> Document:
     return Document(name, data, lines)
 
 
+def refuse_aliases(text: str, name: str) -> None:
+    """Raises DeclarationError for YAML with aliases: a kilobyte of them stands for gigabytes. For text that somebody sent."""
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise DeclarationError(f"{name}:{line}: aliases (*name) are not taken; write it out")
+    except yaml.YAMLError:
+        return  # reading it says what is wrong
+
+
 def _composed(text: str) -> yaml.Node | None:
     """By libyaml, where PyYAML has it: in a tenth of the time. What is wrong is said by PyYAML's own reader, which says more."""
     try:

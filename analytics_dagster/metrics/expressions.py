@@ -51,6 +51,39 @@ def scalar(text: str, source: TableSchema, dialect: str = "duckdb") -> Snippet:
     return Snippet(tree.sql(dialect, identify=True), _type_of(tree, types, text), columns)
 
 
+def require_plain(text: str) -> None:
+    """Refuse all but arithmetic, comparison, conditions and functions of one value that are quick: for declarations of people who
+    are not trusted. What is not known to be harmless is refused. Raises ExpressionError.
+    """
+    from sqlglot import exp
+
+    tree = _parse(text)
+    if len(text) > _LONGEST:
+        raise ExpressionError(f"the expression has {len(text)} characters, {_LONGEST} are allowed")
+    plain = tuple(getattr(exp, name) for name in _PLAIN)
+    for node in tree.walk():
+        if not isinstance(node, plain) or isinstance(node, exp.Query | exp.Subquery | exp.Anonymous):
+            shown = node.sql("duckdb") if not isinstance(node, exp.Anonymous) else f"{node.name}()"
+            raise ExpressionError(
+                f"{text!r}: {shown!r} is not taken in own declarations, only arithmetic, conditions and plain functions"
+            )
+        if isinstance(node, exp.Cast) and not isinstance(node, exp.TryCast) and not node.to.is_type(*exp.DataType.TEXT_TYPES):
+            raise ExpressionError(f"{text!r}: a value that cannot be cast would stop the computation; write TRY_CAST")
+
+
+_LONGEST = 2_000
+_PLAIN = (
+    "Column", "Identifier", "Literal", "Boolean", "Null", "Placeholder", "Paren", "Tuple", "Alias",
+    "Add", "Sub", "Mul", "Div", "IntDiv", "Mod", "Neg", "EQ", "NEQ", "GT", "GTE", "LT", "LTE", "NullSafeEQ", "NullSafeNEQ",
+    "And", "Or", "Not", "Is", "In", "Between", "Like", "ILike", "Case", "If", "Coalesce", "Nullif", "Greatest", "Least",
+    "Cast", "TryCast", "DataType", "DataTypeParam", "Interval", "Var", "Abs", "Round", "Floor", "Ceil", "Sqrt", "Ln", "Log",
+    "Lower", "Upper", "Trim", "Substring", "Length", "Concat", "DPipe", "StartsWith", "Left", "Right",
+    "TimestampTrunc", "DateTrunc", "Extract", "TimeToStr", "DateDiff", "TsOrDsToDate", "Date", "Year", "Month", "Day",
+    "DayOfWeek", "RegexpLike", "RegexpFullMatch", "RegexpExtract",
+)  # fmt: skip
+"""Names of sqlglot's expressions that cannot read anything but their arguments, nor grow beyond them."""
+
+
 def arithmetic(text: str, known: Iterable[str]) -> tuple[str, ...]:
     """Check a derived metric's formula over `known` metrics and return those it names, in reading order, each once."""
     tree = _parse(text)

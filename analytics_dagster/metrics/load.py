@@ -41,7 +41,7 @@ from analytics_dagster.metrics.declarations import (
     within,
 )
 from analytics_dagster.metrics.demographics import LISTENERS, listener_step
-from analytics_dagster.metrics.documents import Document, Location, describe, read_document
+from analytics_dagster.metrics.documents import Document, Location, describe, parse_document, read_document
 from analytics_dagster.metrics.expressions import ExpressionError, Snippet, arithmetic, scalar
 from analytics_dagster.metrics.formulas import (
     Conversion,
@@ -87,8 +87,9 @@ class _Declared:
         return Origin(self.document.file, self.document.line(location))
 
 
-def load_catalogue(extra: Path | None = None) -> Catalogue:
-    """The built-in catalogue, and the declarations (*.yaml, *.yml) of the folder `extra` beside it.
+def load_catalogue(extra: Path | None = None, own: Iterable[tuple[str, str]] = ()) -> Catalogue:
+    """The built-in catalogue, and the declarations (*.yaml, *.yml) of the folder `extra` beside it; `own`: names and YAML of
+    those that a tenant declared for itself (`own.py`).
 
     Raises DeclarationError naming file and line: a bad shape, an unknown column, metric or measure, a name taken twice.
     """
@@ -97,6 +98,7 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
         if not extra.is_dir():
             raise DeclarationError(f"ANALYTICS_METRICS={extra} is not a folder; name one with metric declarations (*.yaml)")
         files += [_read(path) for path in sorted(p for p in extra.iterdir() if p.suffix in (".yaml", ".yml"))]
+    files += [_declared(parse_document(text, f"{name}.yaml")) for name, text in own]
     counting = load_counting(None if extra is None else extra / POLICIES)
     files = [replace(f, form=with_measures(f.form, counting)) for f in files]
     files += [_Declared(document, form) for document, form in metrics_of_policies(counting)]
@@ -104,7 +106,10 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
 
 
 def _read(path: Path) -> _Declared:
-    document = read_document(path)
+    return _declared(read_document(path))
+
+
+def _declared(document: Document) -> _Declared:
     try:
         return _Declared(document, forms.FileForm.model_validate(document.data or {}))
     except ValidationError as error:

@@ -17,7 +17,7 @@ from analytics_dagster.alerts.messages import RunFailure
 from analytics_dagster.alerts.rules import Problem, RuleSet
 from analytics_dagster.errors import UserError
 from analytics_dagster.installation import Installation
-from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.orchestration.tables import catalogue, tenant_catalogue
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -167,7 +167,11 @@ def _alerting(installation: Installation) -> AlertingConfig:
 def _source(installation: Installation) -> CatalogueSource:
     from analytics_dagster.alerts.metric_source import CatalogueSource
 
-    return CatalogueSource(installation.lake, catalogue(installation.settings.analytics_metrics))
+    return CatalogueSource(
+        installation.lake,
+        catalogue(installation.settings.analytics_metrics),
+        lambda tenant: tenant_catalogue(installation, tenant),
+    )
 
 
 def _rules(installation: Installation, alerting: AlertingConfig, source: CatalogueSource) -> RuleSet:

@@ -26,6 +26,7 @@ from analytics_dagster.lake.schemas import CATALOGUE_DAY, EVENT_TABLES, RESTATEM
 from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.metrics.restatement_causes import Basis
 from analytics_dagster.orchestration.restating import Restating, measure_ledger
+from analytics_dagster.orchestration.tables import own_families
 from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
 from analytics_dagster.quality.results import CheckOutcome, Dimension, Severity
 
@@ -147,6 +148,28 @@ def build_aggregates(
     restated = sum((noted for _, noted in results.made.values()), Counter[dt.date]())
     installation.publications.record(made, run_id)
     return Built(family.asset, tuple(sorted(results.made)), tuple(made), results.failed, results.seconds, restated)
+
+
+def with_own_families(
+    built: Built,
+    installation: Installation,
+    source: TableSchema,
+    tenants: Sequence[str],
+    first: dt.date,
+    last: dt.date,
+    run_id: str,
+    log: logging.Logger,
+) -> Built:
+    """Compute what tenants declared for themselves over the same rows, beside a family that is `built`. One that cannot be
+    computed is told with the tenant's name; it stops neither the tenant's others nor other tenants.
+    """
+    failed = dict(built.failed)
+    for tenant, families in own_families(installation, tenants).items():
+        for family in families:
+            if family.source == source.name:
+                own = build_aggregates(installation, family, source, [tenant], first, last, run_id, log)
+                failed |= {name: f"own {family.name}: {reason}" for name, reason in own.failed.items()}
+    return replace(built, failed=failed)
 
 
 def build_ledger_figures(

@@ -73,7 +73,7 @@ def _measure(installation: Installation) -> None:
 
 
 def _tables(installation: Installation) -> list[tuple[TenantLake, TableSchema]]:
-    from analytics_dagster.orchestration.tables import derived_tables
+    from analytics_dagster.orchestration.tables import derived_tables, family_tables, own_families
 
     # Of the quarantine too: each request of which rows were refused is a commit of it.
     schemas = [
@@ -82,20 +82,29 @@ def _tables(installation: Installation) -> list[tuple[TenantLake, TableSchema]]:
         *(landing(t) for t in RAW_TABLES),
         *derived_tables(installation.settings.analytics_metrics),
     ]
-    return [(installation.lake.tenant(record.tenant), s) for record in installation.tenants.records() for s in schemas]
+    tenants = [record.tenant for record in installation.tenants.records()]
+    own = own_families(installation, tenants)
+    tables = {tenant: [table for family in own.get(tenant, ()) for table in family_tables(family)] for tenant in tenants}
+    return [(installation.lake.tenant(tenant), s) for tenant in tenants for s in (*schemas, *tables[tenant])]
 
 
 def _maintain_tables(installation: Installation) -> int:
     from analytics_dagster.orchestration.restating import maintain_days
-    from analytics_dagster.orchestration.tables import catalogue
+    from analytics_dagster.orchestration.tables import catalogue, own_families
 
     families = {f.table("day").path: f for f in catalogue(installation.settings.analytics_metrics).families}
+    own = {
+        (tenant, family.table("day").path): family
+        for tenant, declared in own_families(installation, [r.tenant for r in installation.tenants.records()]).items()
+        for family in declared
+    }
     maintained = 0
     for lake, schema in _tables(installation):
         if not lake.table(schema).exists():
             continue
-        if schema.path in families:
-            maintained += maintain_days(installation, lake, families[schema.path], KEEP_FILES)
+        family = families.get(schema.path) or own.get((lake.tenant, schema.path))
+        if family is not None:
+            maintained += maintain_days(installation, lake, family, KEEP_FILES)
         else:
             lake.table(schema).maintain(KEEP_FILES)
             maintained += 1

@@ -19,7 +19,7 @@ from analytics_dagster.lake.publications import Publication, Status
 from analytics_dagster.orchestration.build import Built
 from analytics_dagster.orchestration.kpi_series import kpi_series
 from analytics_dagster.orchestration.staleness import newest_figure
-from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.orchestration.tables import tenant_catalogue
 from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _history(installation: Installation, lake: TenantLake, first: dt.date, last:
     from analytics_dagster.metrics.query import DayReader
     from analytics_dagster.ml.kpis import HISTORY_DAYS
 
-    declared = catalogue(installation.settings.analytics_metrics)
+    declared = tenant_catalogue(installation, lake.tenant)
     with DayReader(lake, declared, first - dt.timedelta(days=HISTORY_DAYS), last) as reader:
         return kpi_series(reader, declared)
 
@@ -120,9 +120,8 @@ def build_insights(installation: Installation, tenants: Sequence[str], day: dt.d
     from analytics_dagster.ml.anomaly import ANOMALIES
     from analytics_dagster.ml.forecast import FORECASTS
 
-    declared = catalogue(installation.settings.analytics_metrics)
-
     def write(lake: TenantLake) -> list[Publication]:
+        declared = tenant_catalogue(installation, lake.tenant)
         seen = newest_figure(installation.database, lake.tenant)
         first = day - dt.timedelta(days=HISTORY_DAYS)
         horizon = dt.timedelta(days=installation.settings.trend_forecast_horizon)

@@ -15,7 +15,7 @@ from analytics_dagster.insights.series import Series
 from analytics_dagster.installation import Installation
 from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.orchestration.kpi_series import kpi_series
-from analytics_dagster.orchestration.tables import catalogue
+from analytics_dagster.orchestration.tables import tenant_catalogue
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,7 +122,7 @@ def made_on(installation: Installation, tenant: str, day: dt.date) -> pa.Table:
 def _series(installation: Installation, tenant: str, day: dt.date, only: set[str] | None) -> list[Series]:
     from analytics_dagster.metrics.query import DayReader
 
-    declared = catalogue(installation.settings.analytics_metrics)
+    declared = tenant_catalogue(installation, tenant)
     with DayReader(installation.lake.tenant(tenant), declared, day - dt.timedelta(days=CHART_DAYS), day) as reader:
         return kpi_series(reader, declared, only=only)
 

@@ -71,7 +71,7 @@ class Restating:
 
         Returns how many figures of each day were noted, also those that a run before this could not note any more.
         """
-        with self._alone():
+        with self.alone():
             noted = self._finish()
             causes = self._closed(bases)
             if causes:
@@ -83,7 +83,7 @@ class Restating:
         """Why figures may change, for each day that is published with figures and closed."""
         database, source = self.installation.database, self.family.source
         seen = seen_of(database, self.lake.tenant, source)
-        if seen is None or not bases or not self._days_table().exists():
+        if seen is None or not bases or not self.days_table().exists():
             return {}
         lateness, now = lateness_of(self.installation.settings)[source], self.installation.clock.now()
         by_now, by_arrivals = closed_through(seen, lateness, now), seen.closed_through
@@ -127,7 +127,7 @@ class Restating:
             "tenant": self.lake.tenant,
             "asset": self.family.asset,
             "batch": uuid.uuid4().hex,
-            "table_version": self._days_table().version(),
+            "table_version": self.days_table().version(),
             "days": json.dumps({day.isoformat(): why for day, why in causes.items()}),
             "run_id": self.run_id,
             "noted_at": self.installation.clock.now(),
@@ -136,7 +136,7 @@ class Restating:
 
     def _finish(self) -> Counter[dt.date]:
         """Note what the batch changed, unless the ledger has it, and delete the batch. Nothing without one."""
-        batch = self._batch()
+        batch = self.batch()
         if batch is None:
             return Counter()
         ledger = self.lake.table(RESTATEMENTS)
@@ -151,14 +151,15 @@ class Restating:
     def _changes(self, batch: Batch) -> list[Restated]:
         from analytics_dagster.metrics.restatements import restated
 
-        schema, first, last = self._days_table().schema, min(batch.causes), max(batch.causes)
+        schema, first, last = self.days_table().schema, min(batch.causes), max(batch.causes)
         before = self.lake.as_of(schema, batch.version)
         was, now = (day_contents(lake.table(schema), first, last) for lake in (before, self.lake))
         days = [day for day in batch.causes if was[day] != now[day]]
         redeclared = [day for day in days if "policy" in batch.causes[day]]
         return restated(before, self.lake, self.family, days, redeclared)
 
-    def _batch(self) -> Batch | None:
+    def batch(self) -> Batch | None:
+        """What is under way, or was when its process was killed."""
         import sqlalchemy as sa
 
         from analytics_dagster.lake.state_tables import restatement_batches as table
@@ -176,13 +177,14 @@ class Restating:
 
         connection.execute(table.delete().where(table.c.tenant == self.lake.tenant, table.c.asset == self.family.asset))
 
-    def _days_table(self) -> Table:
+    def days_table(self) -> Table:
+        """The family's table of days."""
         return self.lake.table(self.family.table(Grain.DAY))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """One process at a time goes through the steps for a tenant's family."""
-        days = self._days_table().schema
+        days = self.days_table().schema
         with self.lake.table(replace(days, name=f"{self.family.name}_restating")).lock():
             yield
 
@@ -204,10 +206,10 @@ def measure_ledger(installation: Installation, lake: TenantLake, first: dt.date,
 def maintain_days(installation: Installation, lake: TenantLake, family: Family, keep: dt.timedelta) -> bool:
     """Maintain a family's table of days; False, and nothing done, while a batch needs an old version of it."""
     restating = Restating(installation, family, lake, "")
-    with restating._alone():
-        if restating._batch() is not None:
+    with restating.alone():
+        if restating.batch() is not None:
             return False
-        restating._days_table().maintain(keep)
+        restating.days_table().maintain(keep)
     return True
 
 

@@ -13,7 +13,7 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.lake.database import Database
 from analytics_dagster.lake.publications import Status
 from analytics_dagster.lake.schemas import CATALOGUE_DAY, CATALOGUE_TABLES, METRICS, PLAYS
-from analytics_dagster.orchestration.tables import family_sources
+from analytics_dagster.orchestration.tables import family_sources, own_families
 
 # Clients send all day, and each round of the log makes the day stale: a run for each would never end. What is newer is in the
 # answers to queries at once, so the stored figures may be ten minutes old.
@@ -36,6 +36,13 @@ def stale_tenant_days(installation: Installation, tenants: Sequence[str]) -> lis
         *_without_page(database, families, tenants, today),
     ]:
         stale.setdefault((tenant, source), set()).add(day)
+    for owner, families_of_own in own_families(installation, tenants).items():
+        own = [(family.source, family.asset) for family in families_of_own]
+        for tenant, source, day in [
+            *_without_figures(database, own, [owner]),
+            *_without_page(database, own, [owner], today),
+        ]:
+            stale.setdefault((tenant, source), set()).add(day)
     return [
         StaleDays(tenant, table, tuple(sorted(days)), newest_note(database, tenant, table))
         for (tenant, table), days in sorted(stale.items())

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from analytics_dagster.lake.schemas import BY_NAME, EVENT_TABLES, OWN_TABLES, QUARANTINE, RESTATEMENTS, TableSchema
 
 if TYPE_CHECKING:
-    from analytics_dagster.metrics.declarations import Catalogue
+    from collections.abc import Mapping, Sequence
+
+    from analytics_dagster.installation import Installation
+    from analytics_dagster.metrics.declarations import Catalogue, Family
+    from analytics_dagster.metrics.own import OwnMetrics
 
 
 @functools.cache
@@ -19,6 +23,25 @@ def catalogue(extra: Path | None) -> Catalogue:
     from analytics_dagster.metrics.load import load_catalogue
 
     return load_catalogue(extra)
+
+
+def own_metrics(installation: Installation) -> OwnMetrics:
+    """What tenants declared for themselves."""
+    from analytics_dagster.metrics.own import OwnMetrics
+
+    return OwnMetrics(installation.database, installation.clock, installation.settings.analytics_metrics)
+
+
+def tenant_catalogue(installation: Installation, tenant: str) -> Catalogue:
+    """All that a tenant can ask for: the installation's metrics and its own."""
+    return own_metrics(installation).catalogue(tenant, lambda: catalogue(installation.settings.analytics_metrics))
+
+
+def own_families(installation: Installation, tenants: Sequence[str]) -> Mapping[str, tuple[Family, ...]]:
+    """The families that each of these tenants declared for itself; tenants without are left out."""
+    declared = own_metrics(installation)
+    found = {tenant: declared.of(tenant).families for tenant in declared.tenants() if tenant in tenants}
+    return {tenant: families for tenant, families in found.items() if families}
 
 
 def graph_catalogue() -> Catalogue:
@@ -34,6 +57,12 @@ def family_sources(extra: Path | None) -> list[tuple[str, str]]:
     return [(family.source, family.asset) for family in catalogue(extra).families if family.source in BY_NAME]
 
 
+def family_tables(family: Family) -> list[TableSchema]:
+    """A family's stored tables."""
+    series = [family.table(grain) for grain in family.grains]
+    return series if family.counts is None else [*series, family.counts]
+
+
 def derived_tables(extra: Path | None) -> list[TableSchema]:
     """Every table that is neither landing nor raw."""
     from analytics_dagster.insights.page import INSIGHTS
@@ -42,8 +71,6 @@ def derived_tables(extra: Path | None) -> list[TableSchema]:
     from analytics_dagster.orchestration.build import outcomes_table
     from analytics_dagster.quality.scorecard import SCORECARD
 
-    families = catalogue(extra).families
-    series = [family.table(grain) for family in families for grain in family.grains]
-    counts = [family.counts for family in families if family.counts is not None]
+    series = [table for family in catalogue(extra).families for table in family_tables(family)]
     verdicts = [outcomes_table(t) for t in EVENT_TABLES]
-    return [*series, *counts, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS, *OWN_TABLES]
+    return [*series, *verdicts, SCORECARD, ANOMALIES, FORECASTS, INSIGHTS, QUARANTINE, RESTATEMENTS, *OWN_TABLES]

@@ -177,10 +177,13 @@ def _drawing() -> Draw:
 
     def draw(installation: Installation, report: Report) -> Document:
         from analytics_dagster.metrics.load import load_catalogue
+        from analytics_dagster.metrics.own import OwnMetrics
 
+        extra = installation.settings.analytics_metrics
         if not read:
-            read.append(load_catalogue(installation.settings.analytics_metrics))
-        return render_report(installation, read[0], report)
+            read.append(load_catalogue(extra))
+        own = OwnMetrics(installation.database, installation.clock, extra)
+        return render_report(installation, own.catalogue(report.tenant, lambda: read[0]), report)
 
     return draw
 

@@ -10,16 +10,22 @@ from starlette.exceptions import HTTPException
 
 from analytics_dagster import __version__
 from analytics_dagster.errors import AnalyticsError, ForeignTenantError
+from analytics_dagster.server.annotations import data as annotation_data
+from analytics_dagster.server.annotations import pages as annotation_pages
 from analytics_dagster.server.dashboards import data as dashboard_data
 from analytics_dagster.server.dashboards import pages as dashboards
+from analytics_dagster.server.metric_pages import pages as metric_pages
 from analytics_dagster.server.own_dashboards import data as own_dashboard_data
 from analytics_dagster.server.own_dashboards import pages as own_dashboards
+from analytics_dagster.server.own_metrics import router as own_metrics
 from analytics_dagster.server.pages import router as pages
 from analytics_dagster.server.problems import CONTENT_TYPE, INTERNAL, Problem, bad_parameters, problem_of
 from analytics_dagster.server.reconciliation import router as reconciliation
 from analytics_dagster.server.reference import router as reference
 from analytics_dagster.server.reports import data as report_data
 from analytics_dagster.server.reports import pages as report_pages
+from analytics_dagster.server.rows import data as rows_data
+from analytics_dagster.server.rows import pages as rows
 from analytics_dagster.server.signin.openid import router as openid
 from analytics_dagster.server.signin.routes import assets as signin_assets
 from analytics_dagster.server.signin.routes import router as signin
@@ -48,8 +54,8 @@ def build_api() -> FastAPI:
         },
     )
     for router in (
-        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, dashboards, dashboard_data,
-        status, reference,
+        pages, reconciliation, report_pages, report_data, own_dashboards, own_dashboard_data, rows, rows_data,
+        annotation_pages, annotation_data, metric_pages, own_metrics, dashboards, dashboard_data, status, reference,
         signin, signin_assets, openid,
     ):  # fmt: skip
         api.include_router(router)

@@ -239,7 +239,7 @@ async def _read(who: Asking, tenant: str, board: Board, view: View, made: Callab
     service = who.service
 
     def work(interruption: Interruption) -> Made:
-        page = read_page(service.installation, service.queries.catalogue(), tenant, board, view, interruption)
+        page = read_page(service.installation, service.queries.catalogue_of(tenant), tenant, board, view, interruption)
         interruption.check()
         return made(page)
 
@@ -250,7 +250,7 @@ async def _read_drawn(who: Asking, tenant: str, board: Board, view: View, around
     """A board as HTML; charts are drawn while others are read."""
     from analytics_dagster.dashboards.page import read_page
 
-    service, catalogue = who.service, who.service.queries.catalogue()
+    service, catalogue = who.service, who.service.queries.catalogue_of(tenant)
 
     def work(interruption: Interruption) -> str:
         with Drawing() as drawing:
@@ -273,7 +273,7 @@ def board_of(who: Asking, tenant: str, name: str) -> Board:
     if name in RESERVED:
         return built_in.board(name)
     try:
-        return read_saved(own_boards(who).get(tenant, name), catalogue)
+        return read_saved(own_boards(who).get(tenant, name), who.service.queries.catalogue_of(tenant))
     except NotFoundError:
         return built_in.board(name)  # which says what there is
 
@@ -283,6 +283,7 @@ def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
     service = who.service
     catalogue = service.queries.catalogue()
     built_in = load_boards(catalogue).boards
+    catalogue = service.queries.catalogue_of(tenant)
     mine = []
     for saved in own_boards(who).all(tenant):
         try:
@@ -298,6 +299,8 @@ def surroundings(who: Asking, tenant: str, board: Board) -> Surroundings:
         session_markup(who),
         may_edit,
         own,
+        may_see_rows=may(who.principal.role, Permission.ROWS_READ),
+        may_annotate=may(who.principal.role, Permission.ANNOTATIONS_EDIT),
         may_send=may(who.principal.role, Permission.REPORTS_MANAGE),
         csrf=who.csrf_field if who.session else "",
     )

@@ -186,6 +186,34 @@ class ReconciledPlaysDocument(BaseModel):
     truncated: bool = Field(description="Whether there are more than were asked for.")
 
 
+class OwnMetricDocument(BaseModel):
+    name: str
+    version: int
+    text: str | None = Field(description="YAML; null: with this version it was removed.")
+    author: str
+    saved_at: dt.datetime
+    problem: str | None = Field(None, description="Why the newest version cannot be used any more.")
+
+
+class NewAnnotationDocument(Document):
+    text: str = Field(min_length=1, max_length=500)
+    from_: str = Field(alias="from", max_length=40, description="First day (UTC), or a time (RFC 3339).")
+    to: str | None = Field(None, max_length=40, description="Last day (UTC), included, or a time. Default: from.")
+    metric: str | None = Field(None, max_length=63, description="Only on charts of this metric.")
+    where: str | None = Field(None, max_length=200, description='Only of one value of a dimension: `country="DE"`.')
+
+
+class AnnotationDocument(BaseModel):
+    id: int
+    text: str
+    begins_at: dt.datetime
+    ends_at: dt.datetime = Field(description="Included.")
+    metric: str | None
+    where: str | None
+    author: str
+    created_at: dt.datetime
+
+
 class RestatementDocument(BaseModel):
     restatement_id: str
     ts: dt.datetime = Field(description="When the change was noted.")

@@ -76,7 +76,8 @@ async def create(request: Request, who: Asker, tenant_id: TenantPath) -> Respons
     tenant = await who.service.in_thread(who.tenant, tenant_id)
     form = await form_of(request)
     try:
-        board = _imported(form, who) if _one(form, "do") == "import" else _created(form, who)
+        catalogue = await who.service.in_thread(who.service.queries.catalogue_of, tenant)
+        board = _imported(form, catalogue) if _one(form, "do") == "import" else _created(form, catalogue)
         await who.service.in_thread(_save, who, tenant, board, 0)
     except UserError as error:
         return await _list(who, tenant, str(error), _one(form, "text"), _status(error))
@@ -145,7 +146,8 @@ async def save_declaration(
 ) -> None:
     """The body is YAML whose `name` is the address'. Nothing is overwritten that was saved since `version`."""
     tenant = await who.service.in_thread(who.tenant, tenant_id)
-    board = parse_board((await request.body()).decode("utf-8", "replace"), f"{name}.yaml", who.service.queries.catalogue())
+    catalogue = await who.service.in_thread(who.service.queries.catalogue_of, tenant)
+    board = parse_board((await request.body()).decode("utf-8", "replace"), f"{name}.yaml", catalogue)
     if board.name != name:
         raise UserError(f"the body names the dashboard {board.name!r} and the address {name!r}; they must be equal")
     await who.service.in_thread(_save, who, tenant, board, version)
@@ -172,20 +174,20 @@ async def remove_declaration(
 # --- what a form asks for
 
 
-def _created(form: Mapping[str, list[str]], who: Asking) -> Board:
+def _created(form: Mapping[str, list[str]], catalogue: Catalogue) -> Board:
     panel = new_panel(_one(form, "kind"), form.get("metrics", []), form.get("by", []), "")
     name, title, description = (_one(form, field) for field in ("name", "title", "description"))
     # By way of its text, so that what a form makes is checked as what a file says.
     made = Board.model_construct(None, name=name, title=title, description=description, panels=(panel,))
-    return parse_board(board_text(made), "this dashboard", who.service.queries.catalogue())
+    return parse_board(board_text(made), "this dashboard", catalogue)
 
 
-def _imported(form: Mapping[str, list[str]], who: Asking) -> Board:
-    return parse_board(_one(form, "text"), "this dashboard", who.service.queries.catalogue())
+def _imported(form: Mapping[str, list[str]], catalogue: Catalogue) -> Board:
+    return parse_board(_one(form, "text"), "this dashboard", catalogue)
 
 
 def _apply(who: Asking, tenant: str, name: str, form: Mapping[str, list[str]]) -> None:
-    boards, catalogue = own_boards(who), who.service.queries.catalogue()
+    boards, catalogue = own_boards(who), who.service.queries.catalogue_of(tenant)
     action, version = _one(form, "do"), _number(form, "version")
     if action == "remove":
         boards.remove(tenant, name, _author(who), based_on=version)
@@ -226,7 +228,7 @@ async def _list(who: Asking, tenant: str, message: str = "", text: str = "", sta
     page = own_boards_page(
         tenant,
         boards,
-        who.service.queries.catalogue(),
+        await who.service.in_thread(who.service.queries.catalogue_of, tenant),
         csrf=who.csrf_field,
         message=message,
         text=text,
@@ -236,7 +238,7 @@ async def _list(who: Asking, tenant: str, message: str = "", text: str = "", sta
 
 
 async def _edit(who: Asking, tenant: str, name: str, message: str = "", text: str | None = None, status: int = 200) -> Response:
-    boards, catalogue = own_boards(who), who.service.queries.catalogue()
+    boards, catalogue = own_boards(who), await who.service.in_thread(who.service.queries.catalogue_of, tenant)
     saved = await who.service.in_thread(boards.get, tenant, name)
     versions = await who.service.in_thread(boards.versions, tenant, name)
     try:

@@ -104,8 +104,8 @@ def metrics(who: Asker, tenant: TenantParameter = None) -> list[MetricDocument]:
     """Declared metrics, then the names that the tenant recorded points under."""
     from analytics_dagster.metrics.recorded import recorded_names
 
-    catalogue = who.service.queries.catalogue()
-    lake = who.service.installation.lake.tenant(who.tenant(tenant))
+    named = who.tenant(tenant)
+    catalogue, lake = who.service.queries.catalogue_of(named), who.service.installation.lake.tenant(named)
     declared = [_declared(metric, catalogue.family_of(metric).name, catalogue) for metric in catalogue.metrics]
     recorded = [_recorded(name, kind) for name, kind in recorded_names(lake, catalogue, who.service.queries.fresh).items()]
     return [*declared, *recorded]
@@ -211,7 +211,7 @@ def restatements(
     if from_ and to and from_ > to:
         raise UserError(f"from={from_} is after to={to}")
     lake = who.service.installation.lake.tenant(who.tenant(tenant))
-    name = who.service.queries.catalogue().metric(metric).name if metric else None
+    name = who.service.queries.catalogue_of(lake.tenant).metric(metric).name if metric else None
     rows = read(lake, first=from_, last=to, metric=name, limit=limit).to_pylist()
     return [RestatementDocument(**{**row, "dimensions": json.loads(row["dimensions"])}) for row in rows]
 

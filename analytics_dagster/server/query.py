@@ -23,6 +23,7 @@ import pyarrow.ipc
 from analytics_dagster.errors import UserError
 from analytics_dagster.lake.interruption import GivenUpError, Interruption
 from analytics_dagster.metrics.fresh import Fresh
+from analytics_dagster.metrics.own import OwnMetrics
 from analytics_dagster.server.problems import Problem, retry_after
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class QueryDesk:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="query")
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
+        self._own = OwnMetrics(installation.database, installation.clock, installation.settings.analytics_metrics)
         self._line = _Line()
         self._running: set[_Question] = set()
         self.fresh = Fresh(installation)
@@ -122,6 +124,10 @@ class QueryDesk:
             if self._catalogue is None:
                 self._catalogue = load_catalogue(self._installation.settings.analytics_metrics)
             return self._catalogue
+
+    def catalogue_of(self, tenant: str) -> Catalogue:
+        """The same with what the tenant declared for itself; waits for the database."""
+        return self._own.catalogue(tenant, self.catalogue)
 
     async def run(self, tenant: str, asked: MetricQuery, format_: str, gone: Coroutine[None, None, None]) -> bytes:
         """The answer's body. Raises as `work`, and Problem 422 when it is too much."""
@@ -201,7 +207,7 @@ class QueryDesk:
     def _answer(self, tenant: str, asked: MetricQuery, format_: str, interruption: Interruption) -> bytes:
         from analytics_dagster.metrics.query import answer_query
 
-        answer = answer_query(self._installation.lake.tenant(tenant), self.catalogue(), asked, self.fresh, interruption)
+        answer = answer_query(self._installation.lake.tenant(tenant), self.catalogue_of(tenant), asked, self.fresh, interruption)
         figures = answer.figures
         if figures.num_rows > MAX_ROWS:
             raise Problem(

@@ -156,7 +156,7 @@ def _add(who: Asking, tenant: str, fields: Mapping[str, str], form: str, recipie
 
     wanted = read_wanted(**fields, form=form, recipients=recipients, tenant=tenant)
     require_ways(who.service.installation, wanted, os.environ)
-    require_view(who.service.installation, who.service.queries.catalogue(), tenant, wanted)
+    require_view(who.service.installation, who.service.queries.catalogue_of(tenant), tenant, wanted)
     return _reports(who).add(tenant, wanted, _by(who))
 
 

@@ -28,6 +28,7 @@ class Limits:
     active_series: int = 0
     stored_bytes: int = 0
     rules: int = 0
+    metrics: int = 0
 
 
 LIMITS = tuple(field.name for field in fields(Limits))
@@ -41,6 +42,7 @@ class OwnLimits:
     active_series: int | None = None
     stored_bytes: int | None = None
     rules: int | None = None
+    metrics: int | None = None
 
     def over(self, defaults: Limits) -> Limits:
         return replace(defaults, **{name: value for name, value in asdict(self).items() if value is not None})
@@ -52,6 +54,7 @@ def default_limits(settings: Settings) -> Limits:
         settings.analytics_quota_active_series,
         settings.analytics_quota_stored_bytes,
         settings.analytics_quota_rules,
+        settings.analytics_quota_metrics,
     )
 
 

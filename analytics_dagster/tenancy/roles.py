@@ -17,9 +17,12 @@ class Permission(StrEnum):
     PLAYS_WRITE = "plays:write"
     FIGURES_READ = "figures:read"
     PLAYS_READ = "plays:read"
+    ROWS_READ = "rows:read"
     CATALOGUE_READ = "catalogue:read"
+    CATALOGUE_EDIT = "catalogue:edit"
     DASHBOARDS_EDIT = "dashboards:edit"
     REPORTS_MANAGE = "reports:manage"
+    ANNOTATIONS_EDIT = "annotations:edit"
     QUARANTINE_READ = "quarantine:read"
     ALERTS_READ = "alerts:read"
     ALERTS_ACT = "alerts:act"
@@ -40,9 +43,12 @@ MEANING: Mapping[Permission, str] = {
     Permission.PLAYS_WRITE: "send plays",
     Permission.FIGURES_READ: "query figures",
     Permission.PLAYS_READ: "read single plays, with who listened",
+    Permission.ROWS_READ: "read the raw rows behind a figure: plays, payments, requests, with whose they are",
     Permission.CATALOGUE_READ: "read which metrics there are and how they are declared",
+    Permission.CATALOGUE_EDIT: "declare, change and remove a tenant's own metrics",
     Permission.DASHBOARDS_EDIT: "make, change and remove a tenant's own dashboards",
     Permission.REPORTS_MANAGE: "send views on a schedule, and see to whom they go",
+    Permission.ANNOTATIONS_EDIT: "add and remove annotations of a tenant's charts",
     Permission.QUARANTINE_READ: "read the records that could not be taken",
     Permission.ALERTS_READ: "read rules and alerts",
     Permission.ALERTS_ACT: "act on alerts",
@@ -78,6 +84,9 @@ _ANALYST = _VIEWER | {
     Permission.USAGE_READ,
     Permission.DASHBOARDS_EDIT,
     Permission.REPORTS_MANAGE,
+    Permission.ROWS_READ,
+    Permission.ANNOTATIONS_EDIT,
+    Permission.CATALOGUE_EDIT,
 }
 _OPERATOR = _ANALYST | {Permission.ALERTS_ACT, Permission.PIPELINE_RUN, Permission.STATUS_READ}
 _TENANT_ADMIN = _OPERATOR | _WRITE | {Permission.KEYS_READ, Permission.KEYS_MANAGE, Permission.AUDIT_READ}
@@ -106,6 +115,9 @@ VERBS: Mapping[str, Permission] = {
     "metrics export": Permission.CATALOGUE_READ,
     "reconcile": Permission.PLAYS_READ,
     "restatements": Permission.FIGURES_READ,
+    "annotation add": Permission.ANNOTATIONS_EDIT,
+    "annotation list": Permission.FIGURES_READ,
+    "annotation remove": Permission.ANNOTATIONS_EDIT,
     "rules check": Permission.ALERTS_READ,
     "rules test": Permission.ALERTS_READ,
     "rules list": Permission.ALERTS_READ,

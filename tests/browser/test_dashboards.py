@@ -79,7 +79,9 @@ def test_no_page_has_a_serious_finding_of_axe(shown: Running, chromium: Browser,
 
     found = []
     with opened(shown, chromium, Role.ANALYST, color_scheme=scheme) as page:
-        for path in (*BOARDS, "overview?f=is,country,DE&compare=off", "edit", "reports?view=overview"):
+        rows = "rows?metric=skip_rate&from=2026-03-08&to=2026-03-08"
+        others = ("edit", "reports?view=overview", "annotations", "metrics", "metrics/skip_rate", rows)
+        for path in (*BOARDS, "overview?f=is,country,DE&compare=off", *others):
             page.goto(f"/dashboards/aurora/{path}")
             for details in page.locator("figure details, .filter-form").all()[:2]:
                 details.evaluate("element => element.open = true")
@@ -108,6 +110,29 @@ def test_filter_drill_and_back(shown: Running, chromium: Browser) -> None:
         page.go_back()
         page.wait_for_url("**/overview")
         expect(streams).to_have_text(before)
+
+
+def test_without_scripts_a_figure_leads_to_its_rows_and_a_day_is_annotated(shown: Running, chromium: Browser) -> None:
+    from playwright.sync_api import expect
+
+    with opened(shown, chromium, Role.ANALYST, java_script_enabled=False) as page:
+        page.goto("/dashboards/aurora/overview?period=7d")  # behind the day that is held back, whose figure is an older one
+        page.get_by_role("link", name="Rows behind Streams", exact=True).click()
+        page.wait_for_url("**/rows?metric=streams&**")
+        expect(page.get_by_text("As many rows as the figure says.")).to_be_visible()
+        page.get_by_role("link", name="Later ones").click()
+        expect(page.get_by_text("Rows 101 to")).to_be_visible()
+        page.goto("/dashboards/aurora/overview")
+        page.get_by_role("link", name="Annotate", exact=True).click()
+        page.get_by_label("What happened?").fill("Player 4.2 released")
+        page.get_by_label("From").fill("2026-03-05")
+        page.get_by_role("button", name="Add", exact=True).click()
+        page.goto("/dashboards/aurora/overview")
+        expect(page.locator(".plot.wide title", has_text="Player 4.2 released").first).to_be_attached()
+        expect(page.locator(".note.marks").first).to_contain_text("5 Mar 2026: Player 4.2 released")
+        page.goto("/dashboards/aurora/annotations")
+        page.get_by_role("button", name="Remove the annotation Player 4.2 released").click()
+        expect(page.get_by_text("None yet.")).to_be_visible()
 
 
 def test_the_form_adds_a_filter_and_its_chip_removes_it(shown: Running, chromium: Browser) -> None:

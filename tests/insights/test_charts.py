@@ -145,3 +145,17 @@ def test_an_empty_series_gives_an_empty_picture() -> None:
 
 def test_the_same_kpi_gives_the_same_picture(service: Service) -> None:
     assert kpi_chart("Plays", service()[0].daily) == kpi_chart("Plays", service()[0].daily)
+
+
+def test_what_is_said_of_days_is_the_title_of_its_line_its_triangle_and_its_band() -> None:
+    day = date(2026, 2, 3)
+    series = pa.table({"ts": [datetime(2026, 2, n, tzinfo=UTC) for n in range(1, 9)], "value": [float(n) for n in range(8)]})
+    hostile = 'Launch <b>"A"</b> & "B" stroke="red"'
+    marked = [(day, day, hostile), (day, date(2026, 3, 1), "Campaign")]
+    svg = kpi_chart("Plays", series, marks=marked).svg
+    root = ET.fromstring(svg)
+    titles = [(of.tag.rpartition("}")[2], title.text) for of in root.iter() for title in of if title.tag.endswith("title")]
+    assert titles[1:].count(("line", hostile)) == titles[1:].count(("path", hostile)) == 1
+    assert titles.count(("path", "Campaign")) == 2  # its band, cut at the last day, and its triangle
+    assert "2 annotations" in str(titles[0][1])
+    assert "Launch" not in kpi_chart("Plays", series).svg

@@ -22,12 +22,12 @@ def quotas(home: Path, database: Database, clock: ManualClock, tenants: Tenants)
 
 
 def test_a_tenant_has_the_installations_limits_until_it_has_its_own(quotas: Quotas) -> None:
-    assert quotas.limits("acme") == Limits(100, 50, 0, 0)
-    assert quotas.set("acme", {"points_per_second": 7, "rules": 3}) == Limits(7, 50, 0, 3)
-    assert quotas.set("acme", {"active_series": 0}) == Limits(7, 0, 0, 3)
-    assert quotas.set("acme", {"points_per_second": None}) == Limits(100, 0, 0, 3)
+    assert quotas.limits("acme") == Limits(100, 50, 0, 0, 50)
+    assert quotas.set("acme", {"points_per_second": 7, "rules": 3}) == Limits(7, 50, 0, 3, 50)
+    assert quotas.set("acme", {"active_series": 0}) == Limits(7, 0, 0, 3, 50)
+    assert quotas.set("acme", {"points_per_second": None}) == Limits(100, 0, 0, 3, 50)
     assert quotas.own() == {"acme": OwnLimits(None, 0, None, 3)}
-    assert quotas.limits("globex") == Limits(100, 50, 0, 0)
+    assert quotas.limits("globex") == Limits(100, 50, 0, 0, 50)
     assert quotas.limits_of()("acme") == quotas.limits("acme")
 
 

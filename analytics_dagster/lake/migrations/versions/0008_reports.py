@@ -6,7 +6,7 @@ from alembic import op
 from analytics_dagster.lake.state_tables import UtcDateTime
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0007"
 
 
 def upgrade() -> None:
