@@ -236,6 +236,8 @@ def check_own(base: Catalogue, name: str, text: str) -> None:
 def _check_model(document: Document, at: tuple[str | int, ...], model: forms.SemanticModelForm) -> None:
     if not model.model.startswith("raw/"):
         raise _wrong(document, (*at, "model"), f"{model.model!r} is not a table of rows; name one of raw/")
+    if model.step not in (None, "counting"):
+        raise _wrong(document, (*at, "step"), f"step {model.step} is for the installation's own declarations; take it out")
     if model.defaults.time_granularity == "minute":
         raise _wrong(document, (*at, "defaults", "time_granularity"), "minutes are not kept of own models; hour or day")
     for key, most, given in (

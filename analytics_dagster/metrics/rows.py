@@ -29,6 +29,7 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
+    Standing,
     Summary,
 )
 from analytics_dagster.metrics.matchers import Matcher, parse_matcher
@@ -147,6 +148,8 @@ def read_rows(
     if part is None:
         names = [one.name for one in parts]
         raise NotFoundError(f"metric {metric.name!r} has no rows {of!r}{did_you_mean(of or '', names)}; of {', '.join(names)}")
+    if part.family.small_cells is not None:
+        raise UserError(f"the rows behind {metric.name!r} are not shown: they would tell what single people are")
     # The query says first what is wrong with a condition or a range.
     figure = _figure(tenant, catalogue, metric, query, interruption)
     wanted = part.range(Range.of(query.first, query.last, query.since, query.until))
@@ -199,7 +202,9 @@ def _select(tenant: TenantLake, metric: Metric, part: Part, wanted: Range, match
         conditions.append(condition.replace("?", f"$where_{n}"))
     present = "" if part.measure.aggregation is Aggregation.SUM_BOOLEAN else " IS NOT NULL"
     columns = ", ".join(["*", *added, f'({part.measure.expr}){present} AS "_read"'])
-    rows = f"WITH {SOURCE} AS (SELECT * FROM {whole}) SELECT {columns} FROM {rows_of(family)}"
+    beside = family.step.beside if family.step else {}
+    more = "".join(f", {identifier(name)} AS (SELECT * FROM {tenant.table(table).sql()})" for name, table in beside.items())
+    rows = f"WITH {SOURCE} AS (SELECT * FROM {whole}){more} SELECT {columns} FROM {rows_of(family)}"
     return f"SELECT * FROM ({rows}) WHERE {' AND '.join(conditions)}", values
 
 
@@ -219,6 +224,9 @@ def _read(formula: Formula, role: str) -> Iterator[tuple[str, str, int | None, i
             yield role, figure.measure, None if daily(formula) else 0, 0
         case PerSecond(figure):
             yield from _read(figure, role)
+        case Standing(figure, alike):
+            yield from _read(figure, role)
+            yield from _read(alike, "alike")
         case Ratio(numerator, denominator):
             yield from _read(numerator, "numerator")
             yield from _read(denominator, "denominator")

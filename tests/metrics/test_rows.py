@@ -105,3 +105,10 @@ def test_counts_and_rows_agree_whatever_was_played(figures: Figures, plays: list
     for metric in ("plays", "streams"):
         found = rows(figures, metric, first=DAY - dt.timedelta(days=2), where=(f'country="{country}"',))
         assert found.total == (found.figure or 0)
+
+
+def test_figures_that_small_cells_guard_lead_to_no_rows(figures: Figures) -> None:
+    figures.write("plays", [play("a")])
+    guarded = next(m for f in figures.catalogue.families if f.small_cells is not None for m in f.metrics if not m.composed)
+    with pytest.raises(UserError, match="would tell what single people are"):
+        rows(figures, guarded.name)
