@@ -16,7 +16,7 @@ from analytics_dagster.lake.compute import identifier
 from analytics_dagster.lake.schemas import MEASURED
 from analytics_dagster.metrics.additivity import additivity
 from analytics_dagster.metrics.declarations import Catalogue, Family, Grain, Measure, Metric
-from analytics_dagster.metrics.formulas import leaves
+from analytics_dagster.metrics.formulas import Standing, leaves
 from analytics_dagster.metrics.grains import grains_of
 from analytics_dagster.metrics.lineage import columns_read
 from analytics_dagster.metrics.plan import Plan
@@ -110,6 +110,9 @@ def figure_sql(lake: TenantLake, catalogue: Catalogue, metric: Metric) -> str:
     import sqlglot
 
     asked = MetricQuery(metric.name)
+    if isinstance(metric.formula, Standing):  # of which the figures that are set side by side
+        asked = replace(asked, by=(metric.formula.dimension,))
+        metric = replace(metric, formula=metric.formula.figure)
     if metric.composed:
         parts = composed_of(lake, catalogue, metric, asked, None)
         sql = replace(parts, plans={leaf: _by_name(plan) for leaf, plan in parts.plans.items()}).sql()
