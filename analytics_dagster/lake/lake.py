@@ -285,7 +285,7 @@ class Table:
         with self.lock():
             rows = _with_partition(data, self.schema, partition)
             # Opened once and handed on: an address would be opened again for the write.
-            target = self._open() if self.exists() else self.uri
+            target = self._described_anew(self._open()) if self.exists() else self.uri
             options: dict[str, Any] = {
                 "schema_mode": "merge",  # a measure may be added to a family, or taken from it
                 "partition_by": [partition.name] if partition else None,
@@ -301,6 +301,16 @@ class Table:
             else:
                 write_deltalake(target, rows, mode="overwrite", predicate=predicate, **options)
             return 0 if isinstance(target, str) else target.version()
+
+    def _described_anew(self, opened: DeltaTable) -> DeltaTable:
+        """The table with its columns described as the schema does now. Delta takes no rows whose columns are described otherwise,
+        and a description is only words: it must be free to change.
+        """
+        said = {column.name: column.description for column in self.schema.columns}
+        for stored in opened.schema().fields:
+            if stored.name in said and stored.metadata.get("comment") != said[stored.name]:
+                opened.alter.set_column_metadata(stored.name, {"comment": said[stored.name]})
+        return opened
 
     def _writer_properties(self) -> WriterProperties:
         from deltalake import ColumnProperties, WriterProperties

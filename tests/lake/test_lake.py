@@ -9,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from rows import samples
 
 from analytics_dagster.errors import IntegrityError, InvalidNameError, SettingsError
@@ -186,3 +188,17 @@ def test_a_lake_may_lie_in_a_folder_of_any_sensible_name(tmp_path: Path, folder:
 def test_a_folder_that_delta_would_misread_is_refused_by_name(tmp_path: Path, folder: str) -> None:
     with pytest.raises(SettingsError, match="use another folder"):
         Lake(str(tmp_path / folder), tmp_path / "locks")
+
+
+def test_a_column_may_be_described_otherwise_when_its_table_is_there(lake: Lake) -> None:
+    tenant = lake.tenant("acme")
+    tenant.table(SYSTEM_SAMPLES).overwrite_days(samples(JAN_1, 2), day(1), day(2))
+    columns = tuple(replace(c, description=f"{c.description} Corrected.") for c in SYSTEM_SAMPLES.columns)
+    corrected = tenant.table(replace(SYSTEM_SAMPLES, columns=columns))
+    corrected.overwrite_days(samples(JAN_1, 1, cpu=9.0), day(1), day(1))
+    assert corrected.read(day(1), day(1)).column("cpu_percent").to_pylist() == [9.0] * 24
+    described = {f.name: f.metadata["comment"] for f in DeltaTable(corrected.uri).schema().fields if "comment" in f.metadata}
+    assert described == {c.name: c.description for c in columns}
+    version = corrected.version()
+    corrected.overwrite_days(samples(JAN_1, 1, cpu=9.5), day(1), day(1))
+    assert corrected.version() == version + 1
