@@ -186,7 +186,8 @@ def _mix_shift(parameters: Parameters, begin: int, strength: int) -> Incident:
 
 def _late_batch(parameters: Parameters, begin: int, strength: int) -> Incident:
     start = _at(parameters, begin)
-    given = {"listeners": (0.1, 0.2, 0.3)[strength], "delay_days": 2}
+    # The ends and the middle of what the simulator itself draws from.
+    given = {"listeners": (0.15, 0.22, 0.3)[strength], "delay_days": 2}
     return Incident(parameters.tenant, "late", IncidentKind.LATE_BATCH, start, start + dt.timedelta(days=1), "", given)
 
 

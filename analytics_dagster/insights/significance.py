@@ -27,10 +27,10 @@ LEAST_REPLAYED = 14
 HISTORY_DAYS = REPLAYED_DAYS + 7 * WEEKS + 8
 # 1 / 0.6745 and 1.6449: a standard deviation in terms of the median absolute deviation and of the 90 % quantile.
 _MAD, _Q90 = 1.4826, 1.6449
-FREEDOM = 25.0
+FREEDOM = 28.0
 """Degrees of Student's t. The deviation is a robust estimate of REPLAYED_DAYS days (the median of absolute distances tells as
 much as the standard deviation of 0.37 times as many; Rousseeuw and Croux, 1993), and what is expected is one, too: with so many
-degrees p below 0.01 and 0.001 come 1.05 and 0.7 times as often as they say on 25,600 quiet days.
+degrees a tenth of what is told of 640 series of which ten moved is chance (300 days).
 """
 _RELATIVE_FLOOR = 0.005
 _WILD, _WEEKS_AROUND = 8.0, 4
