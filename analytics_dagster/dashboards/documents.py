@@ -205,7 +205,10 @@ def _mark(mark: Mark) -> dict[str, Any]:
 
 
 def _leaderboard(board: Leaderboard) -> dict[str, Any]:
-    places = [{"element": p.element, "share": p.share, **_value(p.value), "suppressed": p.suppressed} for p in board.places]
+    places = [
+        {"element": p.element, "name": p.name, "share": p.share, **_value(p.value), "suppressed": p.suppressed}
+        for p in board.places
+    ]
     other = {"elements": board.left_out, "share": board.other.share, **_value(board.other.value)} if board.other else None
     return {"metric": board.shown.name, "by": board.dimension, "title": board.title, "rows": places, "other": other,
             "left_out": board.left_out}  # fmt: skip

@@ -122,12 +122,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Place:
-    """One row of a leaderboard. `share` of the total, where parts add up to it. `suppressed`: it rests on too few people."""
+    """One row of a leaderboard. `share` of the total, where parts add up to it. `suppressed`: it rests on too few people.
+    `name`: what people call the element, where the catalogue says.
+    """
 
     element: str | None
     value: Value
     share: float | None
     suppressed: bool = False
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called on a page."""
+        return self.name or self.element or "(none)"
 
     @property
     def told(self) -> str:

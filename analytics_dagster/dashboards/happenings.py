@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.dashboards.annotations import Annotations
 from analytics_dagster.insights.numbers import figure
-from analytics_dagster.lake.compute import connect
+from analytics_dagster.lake.compute import session
 from analytics_dagster.lake.schemas import RESTATEMENTS, TRACKS
 from analytics_dagster.metrics.matchers import parse_matcher
 
@@ -29,6 +29,10 @@ MOST_MARKS = 60
 """Marks of one chart; of more the first ones are drawn, by kind."""
 _NAMED = 3
 """Releases, alerts and figures of one day that are told by name; the others are counted."""
+
+
+_OF_MUSIC = ("plays", "interactions")
+"""Sources whose figures a release may move."""
 
 
 class Kind(StrEnum):
@@ -65,6 +69,8 @@ class Mark:
     def on(self, shown: Shown, catalogue: Catalogue) -> bool:
         """Whether a chart of this series shows it."""
         if self.metric not in (None, shown.metric.name):
+            return False
+        if self.kind is Kind.RELEASE and catalogue.family_of(shown.metric).source not in _OF_MUSIC:
             return False
         if self.asset not in (None, catalogue.family_of(shown.metric).asset):
             return False
@@ -128,7 +134,7 @@ class Happenings:
             f"FROM {self._lake.table(RESTATEMENTS).sql()} WHERE split_by IS NULL AND day BETWEEN ? AND ? "
             "GROUP BY day, metric, dimensions ORDER BY day, metric, dimensions"
         )
-        with connect() as connection:
+        with session() as connection:
             rows = connection.execute(query, [first, last]).fetchall()
         for day, name, dimensions, old, new, cause in rows:
             metric = self._catalogue.find(name)
@@ -144,7 +150,7 @@ class Happenings:
             "WHERE released BETWEEN ? AND ? AND coalesce(album, title) IS NOT NULL "
             "GROUP BY released, name, artist_id ORDER BY released, name, artist_id"
         )
-        with connect() as connection:
+        with session() as connection:
             rows = connection.execute(query, [self._days.first, self._days.last]).fetchall()
         by_day: dict[dt.date, list[str]] = {}
         for day, name, artist in rows:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analytics_dagster.dashboards.boards import Board, PanelForm
 from analytics_dagster.dashboards.evidence import Alert, Check, Evidence, Findings, Restatement, Trust
 from analytics_dagster.dashboards.figures import Figure, Figures, Leaderboard, Pairs, Shown
 from analytics_dagster.dashboards.happenings import Happenings, Kind, Mark
+from analytics_dagster.dashboards.names import names_of
 from analytics_dagster.dashboards.view import Days, View
 from analytics_dagster.errors import UserError
 from analytics_dagster.metrics.declarations import Catalogue, Grain
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from analytics_dagster.installation import Installation
     from analytics_dagster.lake.interruption import Interruption
+    from analytics_dagster.lake.lake import TenantLake
 
 MOST_APART = 3
 """Series that one metric is shown as where it must be told apart (currencies)."""
@@ -121,7 +123,7 @@ def read_page(
         with DayReader(lake, catalogue, first, last, interruption) as reader:
             begins = {source.asset: source.first for source in trust.sources}
             happenings = Happenings(installation, lake, catalogue, days)
-            asking = _Asking(Figures(reader, catalogue, view, days, compared, begins), evidence, happenings, seen)
+            asking = _Asking(lake, Figures(reader, catalogue, view, days, compared, begins), evidence, happenings, seen)
             panels = tuple(asking.panel(form) for form in board.panels)
     return Page(tenant, board, view, days, compared, trust, panels, round((time.perf_counter() - began) * 1_000))
 
@@ -130,9 +132,14 @@ class _Asking:
     """Panels of one page; a metric that several panels show is asked for once."""
 
     def __init__(
-        self, figures: Figures, evidence: Evidence, happenings: Happenings, seen: Callable[[str, Trend], None] | None
+        self,
+        lake: TenantLake,
+        figures: Figures,
+        evidence: Evidence,
+        happenings: Happenings,
+        seen: Callable[[str, Trend], None] | None,
     ) -> None:
-        self.figures, self.evidence, self.happenings, self._seen = figures, evidence, happenings, seen
+        self.lake, self.figures, self.evidence, self.happenings, self._seen = lake, figures, evidence, happenings, seen
         self._made: dict[Shown, Trend] = {}
 
     def panel(self, form: PanelForm) -> Panel:
@@ -201,4 +208,6 @@ class _Asking:
     def _leaderboard(self, metric: str, by: str, top: int, title: str | None) -> Leaderboard:
         shown = self.figures.shown(metric)
         # A filter on the very dimension leaves one row; the board is then of what is chosen, which its chips say.
-        return self.figures.leaderboard(shown[0], by, top, title)
+        board = self.figures.leaderboard(shown[0], by, top, title)
+        names = names_of(self.lake, by, [place.element for place in board.places if place.element])
+        return replace(board, places=tuple(replace(place, name=names.get(place.element or "")) for place in board.places))

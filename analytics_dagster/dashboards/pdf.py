@@ -188,7 +188,7 @@ def _charts(document: FPDF, trends: Sequence[Trend], columns: int, size: Size) -
 def _leaderboard(document: FPDF, page: Page, board: Leaderboard) -> None:
     def rows() -> Iterator[tuple[str, ...]]:
         others: list[tuple[str, Place]] = [(f"Other ({board.left_out})", board.other)] if board.other else []
-        for name, place in [*((p.element or "(none)", p) for p in board.places), *others]:
+        for name, place in [*((p.label, p) for p in board.places), *others]:
             share = figure(place.share, "ratio") if place.share is not None else ""
             yield name, place.told, share, place.value.words if page.compared else ""
 

@@ -40,7 +40,7 @@ class Snippet:
     columns: tuple[str, ...]
 
 
-# Loading, lineage and export ask about the same snippets; parsing each once saves a quarter of what loading Dagster's graph takes.
+# Loading, lineage and export ask about the same snippets: parsing each once saves a quarter of loading Dagster's graph.
 @lru_cache(maxsize=4096)
 def scalar(text: str, source: TableSchema, dialect: str = "duckdb") -> Snippet:
     """Check a snippet over one row of `source` and write it in a dialect, every identifier quoted.

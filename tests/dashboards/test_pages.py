@@ -16,11 +16,13 @@ from small_home import LAST, NOW, Home, copy_of, opened
 
 from analytics_dagster.dashboards.boards import Boards, load_boards, parse_board
 from analytics_dagster.dashboards.documents import MOST_ROWS, as_csv, as_json, as_parquet, as_table
+from analytics_dagster.dashboards.happenings import Kind
 from analytics_dagster.dashboards.page import Page, read_page
 from analytics_dagster.dashboards.pages import Surroundings, board_page, refusal_page, static_address, static_files, tenants_page
 from analytics_dagster.dashboards.pdf import as_pdf
 from analytics_dagster.dashboards.view import parse_view
 from analytics_dagster.errors import UserError
+from analytics_dagster.lake.schemas import ARTISTS
 from analytics_dagster.metrics.declarations import Catalogue
 
 VOID = {"meta", "link", "input", "br", "img"}
@@ -208,3 +210,23 @@ def test_every_board_is_a_document_for_printing_the_same_each_time(home: Home, c
 def test_static_files_are_named_by_their_content() -> None:
     assert {media for _, media in static_files().values()} >= {"text/css; charset=utf-8", "text/javascript; charset=utf-8"}
     assert static_address("dashboards.css").removeprefix("/static/") in static_files()
+
+
+def test_artists_are_called_by_their_names_and_chosen_by_their_ids(home: Home, catalogue: Catalogue) -> None:
+    page = read(home, catalogue, "artists")
+    known = home.installation.lake.tenant("aurora").table(ARTISTS).read().to_pylist()
+    names = {row["artist_id"]: row["name"] for row in known}
+    [board] = [one for panel in page.panels for one in panel.leaderboards if one.title == "Monthly listeners"]
+    assert [place.label for place in board.places] == [names[place.element] for place in board.places]
+    first = board.places[0]
+    link = f'f=is,artist_id,{first.element}" title="{first.element}">{html.escape(first.label)}</a>'
+    assert link in draw(page, catalogue)
+
+
+def test_a_release_is_marked_on_what_listeners_do_and_not_on_machines(home: Home, catalogue: Catalogue) -> None:
+    def kinds(board: str) -> set[Kind]:
+        page = read(home, catalogue, board, "period=364d")
+        return {mark.kind for panel in page.panels for trend in panel.trends for mark in trend.marks}
+
+    assert Kind.RELEASE in kinds("overview")
+    assert Kind.RELEASE not in kinds("technical")
