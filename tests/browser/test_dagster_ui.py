@@ -94,5 +94,5 @@ def test_all_automation_is_on(page: Page, dagster_ui: str) -> None:
             *({"name": s["name"], "state": s["scheduleState"]} for s in repository["schedules"]),
         )
     }
-    assert len(states) == 8
+    assert len(states) == 9
     assert set(states.values()) == {"RUNNING"}

@@ -1,6 +1,6 @@
 """Dashboards in a real browser: sign in, filter, drill, use the keys, make a dashboard and share it; with scripts and without.
 
-KEEP_SCREENSHOTS=1 writes the picture of the page for editing in docs/images anew; that of the overview is the demo's.
+KEEP_SCREENSHOTS=1 writes the picture of the page for editing in docs/images anew; `tests/board_pictures.py` those of the demo.
 """
 
 from __future__ import annotations

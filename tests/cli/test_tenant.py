@@ -62,7 +62,7 @@ def quota(home: Path, *arguments: str) -> dict[str, object]:
 
 def test_quotas_are_the_installations_until_they_are_set(home: Path) -> None:
     analytics("tenant", "add", "acme", "--home", home)
-    standard = {"points_per_second": 0, "active_series": 150_000, "stored_bytes": 0, "rules": 0}
+    standard = {"points_per_second": 0, "active_series": 150_000, "stored_bytes": 0, "rules": 0, "metrics": 50}
     assert quota(home) == standard
     assert quota(home, "--points-per-second", "1000", "--active-series", "0") == {
         **standard,
