@@ -6,10 +6,13 @@ validation (tens of milliseconds) whatever the number of rows, and each tenant-d
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -24,8 +27,6 @@ from analytics_dagster.quality.score import check_score
 from analytics_dagster.quality.suites import suite_of
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
 
 # What a person reads of a failed check; more is a query of their own.
@@ -160,12 +161,29 @@ def _gx_expectation(gx: ModuleType, check: Expectation) -> Any:
 
 def _great_expectations() -> ModuleType:
     """Great Expectations, which takes seconds to import and imports two modules that Python 3.11 deprecates."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_spark_connect():
         warnings.filterwarnings("ignore", "module 'sre_(constants|parse)' is deprecated", DeprecationWarning)
         import great_expectations as gx
         import great_expectations.expectations
     module: ModuleType = gx
     return module
+
+
+@contextmanager
+def _without_spark_connect() -> Iterator[None]:
+    """Great Expectations looks whether Spark Connect is there, which nobody here uses. Where Connect lacks one of its packages
+    and the main module has no file (`python -c`, a worker of pytest-xdist), it takes the process for its own doctests and ends it
+    with status 0 (pyspark 4.3, `sql/connect/utils.py`).
+    """
+    name = "pyspark.sql.connect"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = cast(ModuleType, None)  # so importing it is an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _context(gx: ModuleType) -> EphemeralDataContext:

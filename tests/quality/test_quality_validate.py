@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -245,3 +248,11 @@ def share_of_null(rows: list[dict[str, Any]], column: str, always: set[str], if_
     judged = always | {f for f in if_any if any(row["format"] == f and row[column] is not None for row in rows)}
     asked = [row[column] is None for row in rows if row["format"] in judged]
     return sum(asked) / len(asked) if asked else math.nan
+
+
+def test_a_process_without_a_main_file_is_not_ended_by_spark_connect(tmp_path: Path) -> None:
+    # Where pyspark is installed; without it there is nothing that could end the process.
+    code = "from analytics_dagster.quality.validate import _great_expectations as load; load(); print('went on')"
+    command = [sys.executable, "-W", "ignore", "-c", f"exec({code!r})"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("went on\n"), done.stderr
