@@ -351,7 +351,10 @@ class _Resolver:
     def _figure(self, name: str, path: tuple[str, ...], where: Origin) -> Formula:
         """A metric, else a measure of that name. A metric's own name within its formula means the measure."""
         if name in self._forms and not (name == path[-1] and name in self._measures):
-            return self._formula(name, path)
+            made = self._formula(name, path)
+            if isinstance(made, Standing):
+                raise DeclarationError(f"{where}: metric {name!r} is a standing, which is no part of another; name what it reads")
+            return made
         if name not in self._measures:
             known = [*self._forms, *self._measures]
             raise DeclarationError(f"{where}: no metric or measure {name!r}{did_you_mean(name, known)}")

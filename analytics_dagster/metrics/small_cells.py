@@ -30,7 +30,7 @@ import pyarrow as pa
 from analytics_dagster.errors import UserError
 from analytics_dagster.lake.schemas import TIMESTAMP
 from analytics_dagster.metrics.declarations import Aggregation, Family, Metric, did_you_mean
-from analytics_dagster.metrics.formulas import Conversion, MeasureFigure, Retention, figures, leaves
+from analytics_dagster.metrics.formulas import Conversion, MeasureFigure, Retention, Standing, figures, leaves
 from analytics_dagster.metrics.matchers import Matcher, Operator, parse_matcher
 
 if TYPE_CHECKING:
@@ -252,5 +252,9 @@ def faults_of_metric(metrics: Iterable[Metric], families: Mapping[str, Family]) 
             )
         elif any(isinstance(leaf, Conversion | Retention) for leaf in figures(metric.formula)):
             yield metric, "looks at later days, which small_cells do not allow; use simple, cumulative, ratio or derived"
+        elif isinstance(metric.formula, Standing):
+            yield metric, "sets elements side by side, which tells the small ones by the others; small_cells do not allow it"
+        elif any(leaf.seen for leaf in leaves(metric.formula)):
+            yield metric, "counts people by the days on which they came, who may be few; small_cells do not allow seen_on"
         elif metric.kpi:
             yield metric, "is of people, and small_cells allow no KPI, whose parts are looked at one by one; remove kpi"

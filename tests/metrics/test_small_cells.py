@@ -263,6 +263,19 @@ CELLS = "small_cells: {people: own_listeners, dimensions: [gender]}"
             "type: ratio\n    type_params: {numerator: own_listeners, denominator: plays}",
             "is put together from several answers, which small_cells do not allow",
         ),
+        (
+            CELLS,
+            "listener_id",
+            "type: standing\n    type_params: {metric: own_listeners, alike: own_listeners, dimension: gender}",
+            "tells the small ones by the others",
+        ),
+        (
+            CELLS,
+            "listener_id",
+            "type: cumulative\n    type_params: {measure: own_listeners, cumulative_type_params: {window: 28 days}, "
+            "seen_on: {at_least: 2}}",
+            "small_cells do not allow seen_on",
+        ),
     ],
 )
 def test_a_declaration_that_would_get_around_suppression_is_refused(

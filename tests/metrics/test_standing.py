@@ -95,6 +95,7 @@ metrics:
     ("metric", "alike", "dimension", "said"),
     [
         ("artist_growth", "artist_followers", "artist_id", "a standing, which reads one semantic model's own figures"),
+        ("artist_growth_score", "artist_monthly_streams", "artist_id", "is a standing, which is no part of another"),
         (
             "artist_growth",
             "artist_monthly_streams",
