@@ -60,7 +60,7 @@ def send_due(
 
     database, clock, report = installation.database, installation.clock, SendReport()
     if only is None:
-        sendings.note_due(database, clock.now())
+        sendings.note_due(database, clock.now(), report.problems.append)
     policy = policy or sendings.Policy()
     sender = _Sender(installation, draw or _drawing(), os.environ if environ is None else environ, policy, report)
     for _ in range(limit):

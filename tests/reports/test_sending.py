@@ -14,6 +14,7 @@ from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import ConflictError, NotFoundError, UserError
 from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.lake.database import Database
+from analytics_dagster.lake.state_tables import reports as kept
 from analytics_dagster.orchestration.diagnosis import diagnose
 from analytics_dagster.reports import sendings
 from analytics_dagster.reports.report import read_wanted
@@ -191,6 +192,37 @@ def test_sending_by_hand_leaves_the_schedule_alone(installation: Installation, m
     assert send(installation, only=("acme", "weekly")) == "1 sent"
     assert "asked for by hand" in str(mailing.mails[0])
     assert reports.get("acme", "weekly").next_due_at == due
+
+
+@pytest.mark.parametrize("seconds", [0, 3])
+def test_asked_for_by_hand_when_it_is_due_it_goes_out_once_and_holds_nobody_up(
+    installation: Installation, mailing: Mailbox, clock: ManualClock, seconds: int
+) -> None:
+    keep(installation, "weekly", "ann@example.com")
+    due = keep(installation, "weekly", "bob@example.com", tenant="borealis").next_due_at
+    clock.advance(due - clock.now() + dt.timedelta(seconds=seconds, milliseconds=400))
+    Reports(installation.database, clock).send_now("acme", "weekly", By())
+    clock.advance(dt.timedelta(seconds=4))
+    assert send(installation) == "2 sent"
+    assert sorted(str(mail["To"]) for mail in mailing.mails) == ["ann@example.com", "bob@example.com"]
+    clock.advance(dt.timedelta(hours=1))
+    assert send(installation) == "nothing to send"
+    clock.advance(DAY)
+    assert send(installation) == "2 sent"
+
+
+def test_a_report_that_cannot_be_read_is_told_and_is_no_others_loss(
+    installation: Installation, mailing: Mailbox, clock: ManualClock
+) -> None:
+    for tenant in ("acme", "borealis"):
+        keep(installation, "weekly", f"{tenant}@example.com", tenant=tenant)
+    broken = kept.update().where(kept.c.tenant == "acme").values(time_zone="Mars/Olympus")
+    installation.database.write(lambda connection: connection.execute(broken))
+    clock.advance(DAY)
+    said = send(installation)
+    assert said.startswith("1 sent; report weekly of acme cannot be made due: UserError: ")
+    assert "Mars/Olympus" in said
+    assert [str(mail["To"]) for mail in mailing.mails] == ["borealis@example.com"]
 
 
 def test_a_removed_report_goes_out_no_more_not_even_what_was_due(installation: Installation, clock: ManualClock) -> None:
