@@ -7,6 +7,7 @@ all is kept with its reason, which `analytics report list`, `analytics doctor` a
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from analytics_dagster.reports.store import Sending
 
 Draw = Callable[["Installation", "Report"], Document]
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -109,6 +111,9 @@ class _Sender:
         except AnalyticsError as error:
             for sending in claim.sendings:
                 self._failed(sending, f"the view cannot be shown: {error}")
+        except Exception as error:  # as in `_send`
+            for sending in claim.sendings:
+                self._unexpected(sending, error)
         else:
             for sending in claim.sendings:
                 self._send(claim.report, document, sending)
@@ -129,13 +134,16 @@ class _Sender:
         database, clock = self.installation.database, self.installation.clock
         if not sendings.hold(database, sending, self.me, clock.now() + self.policy.lease):
             return  # taken over meanwhile, or the report was removed
-        recipient = read_recipients([sending.recipient])[0]
         try:
-            self._hand_over(recipient, message_for(document, report, sending))
+            self._hand_over(read_recipients([sending.recipient])[0], message_for(document, report, sending))
         except DeliveryError as error:
             self._failed(sending, str(error))
         except (RetryableError, UserError) as error:  # of settings and alerting.yaml, which somebody may mend
             self._again(sending, error)
+        # Broad, because what one board, figure or channel brings up must neither end the round, and with it the reports of all
+        # other tenants, nor leave a row that does not say why: it is kept with the row, tried again and given up as others are.
+        except Exception as error:
+            self._unexpected(sending, error)
         else:
             values = {"state": "sent", "sent_at": clock.now(), "last_error": None, "days": document.days}
             self.report.sent += sendings.finish(database, sending, self.me, values)
@@ -159,6 +167,10 @@ class _Sender:
         values = {"state": "due", "try_at": now + wait, "last_error": str(error)}
         self.report.retried += sendings.finish(self.installation.database, sending, self.me, values)
         self._tell(sending, f"{error}; will try again")
+
+    def _unexpected(self, sending: Sending, error: Exception) -> None:
+        _log.error("report %s of %s met what it should not", sending.name, sending.tenant, exc_info=error)
+        self._again(sending, RetryableError(f"{type(error).__name__}: {error}"))
 
     def _failed(self, sending: Sending, why: str) -> None:
         from analytics_dagster.reports import sendings

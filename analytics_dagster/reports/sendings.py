@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from analytics_dagster.errors import UserError
 from analytics_dagster.lake.state_tables import cursors, report_sendings, reports, tenants
 from analytics_dagster.reports.report import Report
 from analytics_dagster.reports.store import Sending, new_sendings, report_of, sending_of
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 _KEEP = dt.timedelta(days=90)
 _WAITING = ("due", "sending")
 _SUPERSEDED = "not sent before the next one was due, which went out in its place"
+_UNREADABLE = "the report cannot be read"
 _INACTIVE = "the tenant is suspended or removed"
 
 
@@ -193,7 +195,7 @@ def _claim(connection: sa.Connection, me: str, now: dt.datetime, policy: Policy,
         ).one_or_none()
         why = _why_not(connection, first, found, policy)
         if why is not None:
-            state = "failed" if first.attempts >= policy.most_attempts else "skipped"
+            state = "skipped" if first.attempts < policy.most_attempts and not why.startswith(_UNREADABLE) else "failed"
             connection.execute(report_sendings.update().where(_is(first), _ready(now)).values(state=state, last_error=why))
             continue
         due = sa.and_(*(getattr(report_sendings.c, name) == getattr(first, name) for name in ("tenant", "name", "due_at")))
@@ -217,6 +219,8 @@ def _why_not(connection: sa.Connection, sending: Any, report: Any, policy: Polic
     """Why a row that is due goes out to nobody, None when it may."""
     if report is None:
         return "the report was removed"
+    if (unreadable := _why_unreadable(report)) is not None:
+        return unreadable
     if not _is_active(connection, sending.tenant):
         return _INACTIVE
     if sending.attempts >= policy.most_attempts:
@@ -227,6 +231,15 @@ def _why_not(connection: sa.Connection, sending: Any, report: Any, policy: Polic
         _of(sending), report_sendings.c.recipient == sending.recipient, report_sendings.c.due_at > sending.due_at
     )
     return _why_over(sending) if connection.execute(newer.limit(1)).first() is not None else None
+
+
+def _why_unreadable(row: Any) -> str | None:
+    """Why a report's own row cannot be used (any more): a time zone that is gone, for one."""
+    try:
+        report_of(row)
+    except (UserError, ValueError) as error:
+        return f"{_UNREADABLE}: {error}"
+    return None
 
 
 def _why_over(sending: Any) -> str:

@@ -94,6 +94,14 @@ def test_a_picture_is_seen_within_the_mail(message: Message, clock: ManualClock)
     assert (shown["Content-ID"], shown.get_content()) == (f"<{message.key}>", b"\x89PNG")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_subject_is_one_line_whatever_a_title_has_in_it(message: Message, clock: ManualClock, end: str) -> None:
+    odd = replace(message, document=replace(message.document, subject=f"Monday{end}Bcc: eve@example.com"))
+    mail = compose(odd, "reports@house.example", "ann@example.com", clock)
+    assert (str(mail["Subject"]), mail["Bcc"]) == ("Monday Bcc: eve@example.com", None)
+    assert b"\nBcc" not in mail.as_bytes()
+
+
 def test_words_of_tenants_are_no_markup(message: Message, clock: ManualClock) -> None:
     odd = replace(message, document=replace(message.document, covers=("Only where artist is <b>&Co</b>",)))
     html = compose(odd, "reports@house.example", "ann@example.com", clock).get_body(("html",))
