@@ -73,14 +73,14 @@ def send_due(
     return report
 
 
-def require_ways(installation: Installation, wanted: Wanted, environ: Mapping[str, str]) -> None:
-    """Raise UserError when a recipient's domain is not allowed, or nothing is configured that would reach them."""
+def require_ways(installation: Installation, tenant: str, wanted: Wanted, environ: Mapping[str, str]) -> None:
+    """Raise UserError when a recipient's domain is not allowed, or nothing is configured that would reach them for the tenant."""
     settings = installation.settings
     refused = refused_domains(wanted.recipients, domains_of(settings.analytics_report_domains))
     if refused:
         raise UserError(f"reports may not be mailed to {refused[0]}; ANALYTICS_REPORT_DOMAINS allows {_allowed(installation)}")
     for recipient in wanted.recipients:
-        _way_to(recipient, installation, environ)
+        _way_to(recipient, installation, tenant, environ)
 
 
 def require_view(installation: Installation, catalogue: Catalogue, tenant: str, wanted: Wanted) -> None:
@@ -135,7 +135,7 @@ class _Sender:
         if not sendings.hold(database, sending, self.me, clock.now() + self.policy.lease):
             return  # taken over meanwhile, or the report was removed
         try:
-            self._hand_over(read_recipients([sending.recipient])[0], message_for(document, report, sending))
+            self._hand_over(report.tenant, read_recipients([sending.recipient])[0], message_for(document, report, sending))
         except DeliveryError as error:
             self._failed(sending, str(error))
         except (RetryableError, UserError) as error:  # of settings and alerting.yaml, which somebody may mend
@@ -148,11 +148,11 @@ class _Sender:
             values = {"state": "sent", "sent_at": clock.now(), "last_error": None, "days": document.days}
             self.report.sent += sendings.finish(database, sending, self.me, values)
 
-    def _hand_over(self, recipient: Recipient, message: Message) -> None:
+    def _hand_over(self, tenant: str, recipient: Recipient, message: Message) -> None:
         # Looked at again: what was allowed when the report was made need not be now.
         if refused_domains([recipient], domains_of(self.installation.settings.analytics_report_domains)):
             raise DeliveryError(f"ANALYTICS_REPORT_DOMAINS allows {_allowed(self.installation)} only")
-        _way_to(recipient, self.installation, self.environ)(message)
+        _way_to(recipient, self.installation, tenant, self.environ)(message)
 
     def _again(self, sending: Sending, error: Exception) -> None:
         from analytics_dagster.reports import sendings
@@ -200,7 +200,9 @@ def _drawing() -> Draw:
     return draw
 
 
-def _way_to(recipient: Recipient, installation: Installation, environ: Mapping[str, str]) -> Callable[[Message], None]:
+def _way_to(
+    recipient: Recipient, installation: Installation, tenant: str, environ: Mapping[str, str]
+) -> Callable[[Message], None]:
     """What sends to a recipient. Raises SettingsError when nothing is configured that would."""
     settings, clock = installation.settings, installation.clock
     if recipient.way is Way.EMAIL:
@@ -210,7 +212,7 @@ def _way_to(recipient: Recipient, installation: Installation, environ: Mapping[s
         return lambda message: server.send(recipient.address, message, clock)
     from analytics_dagster.reports.slack import slack_way
 
-    channel = slack_way(settings, environ, recipient.address)
+    channel = slack_way(settings, environ, recipient.address, tenant)
     return lambda message: channel.send(message, clock)
 
 

@@ -288,12 +288,12 @@ def test_only_allowed_domains_are_mailed_to_also_when_the_list_grows_shorter(
     monkeypatch.setenv("ANALYTICS_REPORT_DOMAINS", "example.com, label.example")
     opened = open_installation(Settings.from_environment(home), clock, create=True)
     good = keep(opened, "weekly", "ann@example.com", "bob@label.example")
-    require_ways(opened, good.wanted, os.environ)
+    require_ways(opened, "acme", good.wanted, os.environ)
     bad = keep(opened, "leak", "eve@elsewhere.example", "ann@sub.example.com")
     with pytest.raises(
         UserError, match=r"may not be mailed to eve@elsewhere\.example; ANALYTICS_REPORT_DOMAINS allows example\.com, l"
     ):
-        require_ways(opened, bad.wanted, os.environ)
+        require_ways(opened, "acme", bad.wanted, os.environ)
     shorter = opened.settings.model_copy(update={"analytics_report_domains": "label.example"})
     clock.advance(DAY)
     send(Installation(**{**opened.__dict__, "settings": shorter}))
@@ -370,7 +370,7 @@ def test_without_a_mail_server_the_report_waits_for_one(installation: Installati
     report = keep(installation)
     bare = Installation(**{**installation.__dict__, "settings": installation.settings.model_copy(update={"smtp_host": None})})
     with pytest.raises(UserError, match="no mail can be sent: SMTP_HOST is not set"):
-        require_ways(bare, report.wanted, os.environ)
+        require_ways(bare, "acme", report.wanted, os.environ)
     clock.advance(DAY)
     assert "SMTP_HOST is not set" in send(bare)
     clock.advance(dt.timedelta(minutes=1))
