@@ -88,7 +88,7 @@ class Annotations:
         query = sa.select(table).where(table.c.tenant == tenant).order_by(table.c.begins_at, table.c.id)
         if first is not None:
             query = query.where(table.c.ends_at >= _midnight(first))
-        if last is not None:
+        if last is not None and last < dt.date.max:  # after which there is no day, and nothing to leave out
             query = query.where(table.c.begins_at < _midnight(last + dt.timedelta(days=1)))
         with self._database.read() as connection:
             return [_annotation(row) for row in connection.execute(query)]
