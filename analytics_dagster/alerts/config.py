@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from analytics_dagster.alerts.rule_file import load_rules
 from analytics_dagster.alerts.rules import Level, Problem, RuleSet
 from analytics_dagster.alerts.yaml_nodes import Entries, Value, read_yaml, text_of
-from analytics_dagster.errors import DeclarationError, NotFoundError, SettingsError
+from analytics_dagster.errors import DeclarationError, InvalidNameError, NotFoundError, SettingsError
 from analytics_dagster.settings import Settings
+from analytics_dagster.tenant_ids import validate_tenant_id
 
 LOG_CHANNEL = "log"
 _LATER_KEYS = ("route", "inhibit_rules", "time_intervals", "escalation_policies", "schedules", "actions")
@@ -35,7 +36,7 @@ class ChannelType(StrEnum):
 
 
 _TYPE_KEYS: Mapping[ChannelType, tuple[str, ...]] = {
-    ChannelType.SLACK: ("api_url", "api_url_env", "api_url_file", "bot_token_env", "bot_token_file", "channel"),
+    ChannelType.SLACK: ("api_url", "api_url_env", "api_url_file", "bot_token_env", "bot_token_file", "channel", "tenants"),
     ChannelType.WEBHOOK: ("url", "url_env", "url_file", "secret_env", "secret_file"),
     ChannelType.LOG: (),
 }
@@ -69,7 +70,10 @@ class SecretReference:
 
 @dataclass(frozen=True)
 class ChannelConfig:
-    """One channel. `address` is Slack's webhook or API address, or the webhook's; `secret` its bot token or signing secret."""
+    """One channel. `address` is Slack's webhook or API address, or the webhook's; `secret` its bot token or signing secret.
+
+    `tenants`: whose reports may go there, None for everybody's. Alerts go where rules say, which are the operator's.
+    """
 
     name: str
     type: ChannelType
@@ -77,6 +81,10 @@ class ChannelConfig:
     secret: SecretReference | None = None
     slack_channel: str | None = None
     send_resolved: bool = True
+    tenants: frozenset[str] | None = None
+
+    def takes_reports_of(self, tenant: str) -> bool:
+        return self.tenants is None or tenant in self.tenants
 
 
 @dataclass(frozen=True)
@@ -99,12 +107,14 @@ def load_alerting(settings: Settings, environ: Mapping[str, str]) -> AlertingCon
     """
     path = settings.alerting_path
     declared: tuple[ChannelConfig, ...] = ()
+    refused: frozenset[str] = frozenset()
     problems: list[Problem] = []
     if path.exists():
-        declared = _read_channels(path, environ, problems)
+        declared, refused = _read_channels(path, environ, problems)
     elif settings.analytics_alerting is not None:
         raise NotFoundError(f"ANALYTICS_ALERTING names {path}, which does not exist; create it or unset the variable")
-    taken = {channel.name for channel in declared} | {problem.rule for problem in problems if problem.rule is not None}
+    # A channel that is refused is not replaced by another one of its name, which may be anybody's; the log is always there.
+    taken = {channel.name for channel in declared} | (refused - {LOG_CHANNEL})
     defaults = [channel for channel in _default_channels(settings) if channel.name not in taken]
     return AlertingConfig((*declared, *defaults), tuple(problems))
 
@@ -143,10 +153,13 @@ def _default_channels(settings: Settings) -> list[ChannelConfig]:
     return [*channels, ChannelConfig(LOG_CHANNEL, ChannelType.LOG)]
 
 
-def _read_channels(path: Path, environ: Mapping[str, str], problems: list[Problem]) -> tuple[ChannelConfig, ...]:
+def _read_channels(
+    path: Path, environ: Mapping[str, str], problems: list[Problem]
+) -> tuple[tuple[ChannelConfig, ...], frozenset[str]]:
+    """The channels that can be used, and the names of those that cannot."""
     root = read_yaml(path)
     if root is None:
-        return ()
+        return (), frozenset()
     try:
         entries = root.entries()
         listed = entries.get("channels")
@@ -159,20 +172,22 @@ def _read_channels(path: Path, environ: Mapping[str, str], problems: list[Proble
     later = [(key, entries.values[key].line) for key in _LATER_KEYS if entries.get(key) is not None]
     problems += [Problem(Level.NOTICE, path.name, line, None, f"{key} is not acted on yet") for key, line in later]
     channels: dict[str, ChannelConfig] = {}
+    refused = set()
     for item in items:
         reader = _ChannelReader(path, item)
         try:
             channel = reader.read(environ)
             if channel.name in channels:
                 raise ValueError("the name is taken by an earlier channel; choose another")
-        except (ValueError, SettingsError) as error:
+        except (ValueError, SettingsError, InvalidNameError) as error:
             message = (
                 f"channel{f' {reader.name!r}' if reader.name else ''}: {error}; until then its messages go to the log channel"
             )
             problems.append(Problem(Level.ERROR, path.name, reader.line, None, message))
+            refused.add(reader.name)
             continue
         channels[channel.name] = channel
-    return tuple(channels.values())
+    return tuple(channels.values()), frozenset(refused)
 
 
 @dataclass
@@ -216,7 +231,25 @@ class _ChannelReader:
             raise ValueError(
                 "api_url is a secret (whoever has it can post); write api_url_env: SLACK_WEBHOOK_URL, or api_url_file"
             )
-        return ChannelConfig(self.name, ChannelType.SLACK, address, token, channel, send_resolved)
+        return ChannelConfig(self.name, ChannelType.SLACK, address, token, channel, send_resolved, self._tenants(entries))
+
+    def _tenants(self, entries: Entries) -> frozenset[str] | None:
+        value = entries.get("tenants")
+        if value is None:
+            # Written without a value it is most likely unfinished, and must not open the channel to everybody.
+            if "tenants" in entries.values:
+                self.line = entries.values["tenants"].line
+                raise ValueError("tenants names nobody; write tenants: [acme], or leave it out for every tenant")
+            return None
+        self.line = value.line
+        found = set()
+        for one in value.items():
+            self.line = one.line
+            found.add(validate_tenant_id(text_of(one)))
+        if not found:
+            raise ValueError("tenants names nobody; write tenants: [acme], or leave it out for every tenant")
+        self.line = self.item.line
+        return frozenset(found)
 
     def _webhook(self, entries: Entries, environ: Mapping[str, str], send_resolved: bool) -> ChannelConfig:
         address = self._reference(entries, "url", environ)

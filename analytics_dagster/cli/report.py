@@ -44,7 +44,7 @@ def add(
     opened = installation(ctx)
     tenant_lake(opened, tenant)
     wanted = read_wanted(name=name, view=view, form=form, schedule=schedule, time_zone=time_zone, recipients=to, tenant=tenant)
-    require_ways(opened, wanted, os.environ)
+    require_ways(opened, tenant, wanted, os.environ)
     require_view(opened, catalogue_of(opened, tenant), tenant, wanted)
     made = _reports(opened).add(tenant, wanted, By())
     typer.echo(f"report {name} of {tenant}: first due {made.next_due_at:%Y-%m-%d %H:%M} UTC")

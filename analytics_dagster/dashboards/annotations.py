@@ -15,6 +15,7 @@ from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.metrics.declarations import Catalogue, did_you_mean
 from analytics_dagster.metrics.matchers import Operator, parse_matcher
 from analytics_dagster.tenancy.audit import Audit
+from analytics_dagster.words import one_line
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -60,6 +61,10 @@ def written(
     said = text.strip()
     if not said or len(said) > MOST_CHARACTERS:
         raise UserError(f"text has {len(said)} characters; write 1 to {MOST_CHARACTERS}")
+    try:
+        one_line(said)
+    except ValueError as error:
+        raise UserError(f"text {said[:80]!r} {error}") from None
     begin, end = _time("from", begins, last=False), _time("to", ends or begins, last=True)
     if end < begin:
         raise UserError(f"from={begins} is after to={ends}")
@@ -83,7 +88,7 @@ class Annotations:
         query = sa.select(table).where(table.c.tenant == tenant).order_by(table.c.begins_at, table.c.id)
         if first is not None:
             query = query.where(table.c.ends_at >= _midnight(first))
-        if last is not None:
+        if last is not None and last < dt.date.max:  # after which there is no day, and nothing to leave out
             query = query.where(table.c.begins_at < _midnight(last + dt.timedelta(days=1)))
         with self._database.read() as connection:
             return [_annotation(row) for row in connection.execute(query)]

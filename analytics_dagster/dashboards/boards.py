@@ -12,11 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analytics_dagster.errors import DeclarationError, NotFoundError
 from analytics_dagster.metrics.declarations import Catalogue, did_you_mean
 from analytics_dagster.metrics.documents import Document, describe, parse_document, read_document, refuse_aliases
+from analytics_dagster.words import one_line
 
 BUILT_IN = Path(__file__).parent / "built_in"
 MOST_PANELS = 40
@@ -26,6 +27,7 @@ MOST_SERIES = 24
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Text = Annotated[str, Field(min_length=1, max_length=400)]
+Title = Annotated[Text, AfterValidator(one_line)]
 
 
 class _Form(BaseModel):
@@ -38,7 +40,7 @@ class LeaderboardForm(_Form):
     metric: Metric
     by: Metric
     top: Annotated[int, Field(ge=1, le=50)] = 8
-    title: Text | None = None
+    title: Title | None = None
 
 
 Section = Literal["findings", "forecasts", "checks", "restatements", "alerts"]
@@ -51,7 +53,7 @@ class PanelForm(_Form):
     `leaderboards`: ranked values of dimensions. `show`: what is not a metric (findings, forecasts, checks, restatements, alerts).
     """
 
-    title: Text | None = None
+    title: Title | None = None
     figures: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=MOST_SERIES)] | None = None
     trend: Metric | None = None
     trends: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=MOST_SERIES)] | None = None
@@ -78,7 +80,7 @@ class Board(_Form):
     """A page. `name` is its part of the address."""
 
     name: Name
-    title: Text
+    title: Title
     description: Text
     panels: Annotated[tuple[PanelForm, ...], Field(min_length=1, max_length=MOST_PANELS)]
 

@@ -130,7 +130,8 @@ class Happenings:
         """Figures of whole days that changed after they were published; the newest change of a day tells what stands now."""
         first, last = self._days.first, self._days.last
         query = (
-            f"SELECT day, metric, dimensions, arg_min(old, ts), arg_max(new, ts), arg_max(cause, ts) "
+            # Also where it is none: a figure that came late was none before, and one of erased rows is none now.
+            "SELECT day, metric, dimensions, arg_min_null(old, ts), arg_max_null(new, ts), arg_max(cause, ts) "
             f"FROM {self._lake.table(RESTATEMENTS).sql()} WHERE split_by IS NULL AND day BETWEEN ? AND ? "
             "GROUP BY day, metric, dimensions ORDER BY day, metric, dimensions"
         )

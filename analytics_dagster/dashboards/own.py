@@ -16,6 +16,7 @@ from analytics_dagster.clock import Clock
 from analytics_dagster.dashboards.boards import BUILT_IN, Board, LeaderboardForm, PanelForm, parse_board
 from analytics_dagster.errors import ConflictError, DeclarationError, NotFoundError, UserError
 from analytics_dagster.metrics.declarations import Catalogue, did_you_mean
+from analytics_dagster.words import one_line
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -180,8 +181,12 @@ def moved_panel(board: Board, place: int, by: int) -> Board:
 
 
 def new_panel(kind: str, metrics: list[str], by: list[str], title: str) -> PanelForm:
-    """A panel as a form's fields name it. Raises DeclarationError for what is missing."""
+    """A panel as a form's fields name it. Raises DeclarationError for what is missing, and for a title that is not one line."""
     named = title.strip() or None
+    try:
+        one_line(named or "")
+    except ValueError as error:
+        raise DeclarationError(f"title {title[:80]!r} {error}") from None
     if kind in ("figures", "trends"):
         if not metrics:
             raise DeclarationError("choose at least one metric")

@@ -17,6 +17,7 @@ import pyarrow as pa
 from analytics_dagster.dashboards.figures import Pairs
 from analytics_dagster.insights import charts
 from analytics_dagster.lake.schemas import TIMESTAMP
+from analytics_dagster.words import drawable
 
 _MOST_PICTURES = 2_000
 _INK = {
@@ -114,7 +115,7 @@ def sparkline(values: Sequence[float | None], words: str) -> str:
         drawing = value is not None
     return (
         f'<svg class="spark" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        f'preserveAspectRatio="none"><title>{escape(words)}</title>'
+        f'preserveAspectRatio="none"><title>{escape(drawable(words))}</title>'
         f'<path d="{"".join(path)}" fill="none" stroke="var(--line)" stroke-width="1.5"/></svg>'
     )
 

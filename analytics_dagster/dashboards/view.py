@@ -109,8 +109,15 @@ class Days:
     def __len__(self) -> int:
         return (self.last - self.first).days + 1
 
+    def __contains__(self, day: dt.date) -> bool:
+        return self.first <= day <= self.last
+
     def __str__(self) -> str:
         return f"{self.first}..{self.last}"
+
+
+_YEARS = Days(dt.date(1900, 1, 1), dt.date(9998, 12, 31))
+"""Days that a view may name: of these one may look back and ahead without leaving the calendar."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +256,12 @@ def _day(name: str, text: str | None) -> dt.date | None:
     if not text:
         return None
     try:
-        return dt.date.fromisoformat(text)
+        day = dt.date.fromisoformat(text)
     except ValueError:
         raise UserError(f"{name}={text!r} is not a day; write it like 2026-01-31") from None
+    if day not in _YEARS:
+        raise UserError(f"{name}={text!r} is too far away; write a day from {_YEARS.first} to {_YEARS.last}")
+    return day
 
 
 def _choice(name: str, text: str, among: type[Choice]) -> Choice:

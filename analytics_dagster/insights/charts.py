@@ -22,6 +22,7 @@ import pyarrow as pa
 from analytics_dagster.errors import UserError
 from analytics_dagster.insights.numbers import MINOR, digits, figure
 from analytics_dagster.insights.series import Series
+from analytics_dagster.words import drawable
 
 if TYPE_CHECKING:
     import altair as alt
@@ -386,8 +387,18 @@ def _svg(chart: Any, sentence: str) -> str:
     themed = chart.configure(background=PAPER, padding=8, font=_FONT).configure_view(stroke=None)
     themed = themed.configure_axis(labelColor=INK, labelFontSize=11, titleColor=INK)
     themed = themed.configure_title(color=INK, anchor="start", frame="group", fontSize=13, fontWeight="bold", offset=8)
-    svg = str(vl_convert.vegalite_to_svg(themed.to_dict(validate=False), allowed_base_urls=[]))
-    return _described(svg, sentence)
+    # A character that XML does not have would end the process (SIGABRT), so none of a tenant's words gets there unread.
+    spec = _drawable(themed.to_dict(validate=False))
+    return _described(str(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])), drawable(sentence))
+
+
+def _drawable(part: Any) -> Any:
+    """A specification, or a part of one, with every text as `drawable` leaves it."""
+    if isinstance(part, str):
+        return drawable(part)
+    if isinstance(part, dict):
+        return {_drawable(key): _drawable(value) for key, value in part.items()}
+    return [_drawable(one) for one in part] if isinstance(part, list | tuple) else part
 
 
 # What Vega writes for scripts and style sheets that a picture does not have, and what every text repeats.

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from analytics_dagster.metrics.declarations import Aggregation, Direction, TimeAxis
+from analytics_dagster.words import one_line
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Text = Annotated[str, Field(min_length=1)]
@@ -209,7 +210,7 @@ class DerivedParams(_Form):
 class _MetricForm(_Form):
     name: Name
     description: Text
-    unit: Text
+    unit: Annotated[Text, AfterValidator(one_line)]
     direction: Direction
     owner: Text | None = None
     synonyms: tuple[Name, ...] = ()

@@ -36,8 +36,9 @@ class Range:
 
     @classmethod
     def of_days(cls, first: dt.date | None, last: dt.date | None) -> Range:
-        """Whole days, both included."""
-        return cls(None if first is None else _midnight(first), None if last is None else _midnight(last + _ONE_DAY))
+        """Whole days, both included, of those that a lake can have."""
+        begin = None if first is None else _kept(_midnight(first))
+        return cls(begin, None if last is None else _kept(_midnight(min(last, _LATEST.date())) + _ONE_DAY))
 
     @classmethod
     def of(cls, first: dt.date | None, last: dt.date | None, since: dt.datetime | None, until: dt.datetime | None) -> Range:
@@ -47,8 +48,8 @@ class Range:
                 raise UserError(f"{name} {value.isoformat()} has no time zone; write it as {value.isoformat()}Z")
         days = cls.of_days(first, last)
         return cls(
-            max((t for t in (days.begin, since) if t is not None), default=None),
-            min((t for t in (days.end, until) if t is not None), default=None),
+            max((_kept(t) for t in (days.begin, since) if t is not None), default=None),
+            min((_kept(t) for t in (days.end, until) if t is not None), default=None),
         )
 
     def condition(self) -> str:
@@ -68,6 +69,11 @@ class Range:
         """First and last day that it touches."""
         begin, end = (self.begin or _EARLIEST).astimezone(dt.UTC), (self.end or _LATEST).astimezone(dt.UTC)
         return begin.date(), max(begin, end - dt.timedelta(microseconds=1)).date()
+
+
+def _kept(time: dt.datetime) -> dt.datetime:
+    """`time`, or the nearest one that a lake can have: one may go some days back and on from it."""
+    return min(max(time, _EARLIEST), _LATEST)
 
 
 def reaching(wanted: Range, before: int, after: int) -> Range:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from analytics_dagster.alerts.channels.base import TIMEOUT_SECONDS, UncertainError
 from analytics_dagster.errors import DeliveryError, RetryableDeliveryError, SettingsError
+from analytics_dagster.words import drawable
 
 if TYPE_CHECKING:
     from analytics_dagster.clock import Clock
@@ -96,7 +97,8 @@ def compose(message: Message, sender: str, recipient: str, clock: Clock) -> Emai
     mail = EmailMessage()
     mail["From"] = Address(display_name="Analytics reports", addr_spec=sender)
     mail["To"] = recipient
-    mail["Subject"] = document.subject
+    # A header is one line: the library refuses more, and what this splits at is all that Python takes for the end of one.
+    mail["Subject"] = drawable(" ".join(document.subject.split()))
     mail["Date"] = format_datetime(clock.now())
     mail["Message-ID"] = f"<{message.key}@{sender.rpartition('@')[2]}>"
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: absence notes do not answer it

@@ -16,6 +16,7 @@ from analytics_dagster.dashboards.pdf import NOTHING_PUBLISHED, how_fresh, what_
 from analytics_dagster.dashboards.pictures import Size
 from analytics_dagster.errors import UserError
 from analytics_dagster.insights.numbers import figure
+from analytics_dagster.words import drawable
 
 _WIDTH, _MARGIN, _GAP = 900, 24, 14
 _COLUMNS = 3
@@ -119,4 +120,5 @@ class _Sheet:
 
     def _word(self, text: str, x: float, y: float, size: int, colour: str, bold: bool) -> None:
         weight = ' font-weight="bold"' if bold else ""
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}"{weight}>{html.escape(text)}</text>')
+        said = html.escape(drawable(text))
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}"{weight}>{said}</text>')

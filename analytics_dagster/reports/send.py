@@ -7,6 +7,7 @@ all is kept with its reason, which `analytics report list`, `analytics doctor` a
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from analytics_dagster.reports.store import Sending
 
 Draw = Callable[["Installation", "Report"], Document]
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -60,7 +62,7 @@ def send_due(
 
     database, clock, report = installation.database, installation.clock, SendReport()
     if only is None:
-        sendings.note_due(database, clock.now())
+        sendings.note_due(database, clock.now(), report.problems.append)
     policy = policy or sendings.Policy()
     sender = _Sender(installation, draw or _drawing(), os.environ if environ is None else environ, policy, report)
     for _ in range(limit):
@@ -71,14 +73,14 @@ def send_due(
     return report
 
 
-def require_ways(installation: Installation, wanted: Wanted, environ: Mapping[str, str]) -> None:
-    """Raise UserError when a recipient's domain is not allowed, or nothing is configured that would reach them."""
+def require_ways(installation: Installation, tenant: str, wanted: Wanted, environ: Mapping[str, str]) -> None:
+    """Raise UserError when a recipient's domain is not allowed, or nothing is configured that would reach them for the tenant."""
     settings = installation.settings
     refused = refused_domains(wanted.recipients, domains_of(settings.analytics_report_domains))
     if refused:
         raise UserError(f"reports may not be mailed to {refused[0]}; ANALYTICS_REPORT_DOMAINS allows {_allowed(installation)}")
     for recipient in wanted.recipients:
-        _way_to(recipient, installation, environ)
+        _way_to(recipient, installation, tenant, environ)
 
 
 def require_view(installation: Installation, catalogue: Catalogue, tenant: str, wanted: Wanted) -> None:
@@ -109,6 +111,9 @@ class _Sender:
         except AnalyticsError as error:
             for sending in claim.sendings:
                 self._failed(sending, f"the view cannot be shown: {error}")
+        except Exception as error:  # as in `_send`
+            for sending in claim.sendings:
+                self._unexpected(sending, error)
         else:
             for sending in claim.sendings:
                 self._send(claim.report, document, sending)
@@ -129,22 +134,25 @@ class _Sender:
         database, clock = self.installation.database, self.installation.clock
         if not sendings.hold(database, sending, self.me, clock.now() + self.policy.lease):
             return  # taken over meanwhile, or the report was removed
-        recipient = read_recipients([sending.recipient])[0]
         try:
-            self._hand_over(recipient, message_for(document, report, sending))
+            self._hand_over(report.tenant, read_recipients([sending.recipient])[0], message_for(document, report, sending))
         except DeliveryError as error:
             self._failed(sending, str(error))
         except (RetryableError, UserError) as error:  # of settings and alerting.yaml, which somebody may mend
             self._again(sending, error)
+        # Broad, because what one board, figure or channel brings up must neither end the round, and with it the reports of all
+        # other tenants, nor leave a row that does not say why: it is kept with the row, tried again and given up as others are.
+        except Exception as error:
+            self._unexpected(sending, error)
         else:
             values = {"state": "sent", "sent_at": clock.now(), "last_error": None, "days": document.days}
             self.report.sent += sendings.finish(database, sending, self.me, values)
 
-    def _hand_over(self, recipient: Recipient, message: Message) -> None:
+    def _hand_over(self, tenant: str, recipient: Recipient, message: Message) -> None:
         # Looked at again: what was allowed when the report was made need not be now.
         if refused_domains([recipient], domains_of(self.installation.settings.analytics_report_domains)):
             raise DeliveryError(f"ANALYTICS_REPORT_DOMAINS allows {_allowed(self.installation)} only")
-        _way_to(recipient, self.installation, self.environ)(message)
+        _way_to(recipient, self.installation, tenant, self.environ)(message)
 
     def _again(self, sending: Sending, error: Exception) -> None:
         from analytics_dagster.reports import sendings
@@ -159,6 +167,10 @@ class _Sender:
         values = {"state": "due", "try_at": now + wait, "last_error": str(error)}
         self.report.retried += sendings.finish(self.installation.database, sending, self.me, values)
         self._tell(sending, f"{error}; will try again")
+
+    def _unexpected(self, sending: Sending, error: Exception) -> None:
+        _log.error("report %s of %s met what it should not", sending.name, sending.tenant, exc_info=error)
+        self._again(sending, RetryableError(f"{type(error).__name__}: {error}"))
 
     def _failed(self, sending: Sending, why: str) -> None:
         from analytics_dagster.reports import sendings
@@ -188,7 +200,9 @@ def _drawing() -> Draw:
     return draw
 
 
-def _way_to(recipient: Recipient, installation: Installation, environ: Mapping[str, str]) -> Callable[[Message], None]:
+def _way_to(
+    recipient: Recipient, installation: Installation, tenant: str, environ: Mapping[str, str]
+) -> Callable[[Message], None]:
     """What sends to a recipient. Raises SettingsError when nothing is configured that would."""
     settings, clock = installation.settings, installation.clock
     if recipient.way is Way.EMAIL:
@@ -198,7 +212,7 @@ def _way_to(recipient: Recipient, installation: Installation, environ: Mapping[s
         return lambda message: server.send(recipient.address, message, clock)
     from analytics_dagster.reports.slack import slack_way
 
-    channel = slack_way(settings, environ, recipient.address)
+    channel = slack_way(settings, environ, recipient.address, tenant)
     return lambda message: channel.send(message, clock)
 
 

@@ -8,13 +8,15 @@ under the same key. `hold` renews it before each message, so that whoever was aw
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from analytics_dagster.errors import UserError
 from analytics_dagster.lake.state_tables import cursors, report_sendings, reports, tenants
 from analytics_dagster.reports.report import Report
 from analytics_dagster.reports.store import Sending, new_sendings, report_of, sending_of
@@ -23,9 +25,11 @@ from analytics_dagster.tenancy.tenants import TenantStatus
 if TYPE_CHECKING:
     from analytics_dagster.lake.database import Database
 
+_log = logging.getLogger(__name__)
 _KEEP = dt.timedelta(days=90)
 _WAITING = ("due", "sending")
 _SUPERSEDED = "not sent before the next one was due, which went out in its place"
+_UNREADABLE = "the report cannot be read"
 _INACTIVE = "the tenant is suspended or removed"
 
 
@@ -62,20 +66,24 @@ def has_due(database: Database, now: dt.datetime) -> bool:
         return connection.execute(sa.select(report_sendings.c.name).where(_ready(now)).limit(1)).first() is not None
 
 
-def note_due(database: Database, now: dt.datetime) -> int:
+def note_due(database: Database, now: dt.datetime, tell: Callable[[str], None] = _log.error) -> int:
     """Note what is due. Of several due times that passed while nobody looked only the newest goes out, and says so.
 
-    Returns how many reports. A tenant that is not active has its times pass by.
+    Returns how many reports. A tenant that is not active has its times pass by. One that cannot be noted is told to `tell` and
+    stays due; it is no other's loss.
     """
     due = sa.select(reports).where(reports.c.next_due_at <= now, reports.c.paused.is_(False))
     with database.read() as connection:
         rows = connection.execute(due).all()
     noted = 0
     for row in rows:
-        report = report_of(row)
-        newest, missed = report.wanted.timetable.missed(report.next_due_at, now)
-        following = report.wanted.timetable.after(newest)
-        noted += database.write(partial(_note, report=report, due=newest, missed=missed, following=following, now=now))
+        try:
+            report = report_of(row)
+            newest, missed = report.wanted.timetable.missed(report.next_due_at, now)
+            following = report.wanted.timetable.after(newest)
+            noted += database.write(partial(_note, report=report, due=newest, missed=missed, following=following, now=now))
+        except Exception as error:  # broad: whatever one tenant's row is or meets, the reports of all others are behind it
+            tell(f"report {row.name} of {row.tenant} cannot be made due: {type(error).__name__}: {error}")
     return noted
 
 
@@ -155,12 +163,26 @@ def _note(
     if not _is_active(connection, report.tenant):
         return 0
     over: dict[str, int] = {}
-    for old in connection.execute(sa.select(report_sendings).where(_of(report), _free(now))).all():
+    # One that was asked for by hand since, or in this very second, is no older one: it goes out, and for this one too.
+    older = report_sendings.c.due_at < due
+    for old in connection.execute(sa.select(report_sendings).where(_of(report), _free(now), older)).all():
         connection.execute(report_sendings.update().where(_is(old)).values(state="skipped", last_error=_why_over(old)))
         over[old.recipient] = over.get(old.recipient, 0) + old.missed + (not old.by_hand)
     counts = {str(one): missed + over.get(str(one), 0) for one in report.wanted.recipients}
-    connection.execute(report_sendings.insert(), new_sendings(report, due, now, missed=counts))
+    _insert(connection, report, due, now, counts)
     return 1
+
+
+def _insert(connection: sa.Connection, report: Report, due: dt.datetime, now: dt.datetime, missed: dict[str, int]) -> None:
+    """Rows for those who do not have this due time yet. Those who do, as asked by hand, are told what else it stands for."""
+    same = sa.and_(_of(report), report_sendings.c.due_at == due)
+    there = set(connection.execute(sa.select(report_sendings.c.recipient).where(same)).scalars())
+    new = [row for row in new_sendings(report, due, now, missed=missed) if row["recipient"] not in there]
+    if new:
+        connection.execute(report_sendings.insert(), new)
+    for recipient in there & missed.keys():
+        waits = sa.and_(same, report_sendings.c.recipient == recipient, report_sendings.c.state.in_(_WAITING))
+        connection.execute(report_sendings.update().where(waits).values(missed=missed[recipient]))
 
 
 def _claim(connection: sa.Connection, me: str, now: dt.datetime, policy: Policy, only: tuple[str, str] | None) -> Claim | None:
@@ -173,7 +195,7 @@ def _claim(connection: sa.Connection, me: str, now: dt.datetime, policy: Policy,
         ).one_or_none()
         why = _why_not(connection, first, found, policy)
         if why is not None:
-            state = "failed" if first.attempts >= policy.most_attempts else "skipped"
+            state = "skipped" if first.attempts < policy.most_attempts and not why.startswith(_UNREADABLE) else "failed"
             connection.execute(report_sendings.update().where(_is(first), _ready(now)).values(state=state, last_error=why))
             continue
         due = sa.and_(*(getattr(report_sendings.c, name) == getattr(first, name) for name in ("tenant", "name", "due_at")))
@@ -197,6 +219,8 @@ def _why_not(connection: sa.Connection, sending: Any, report: Any, policy: Polic
     """Why a row that is due goes out to nobody, None when it may."""
     if report is None:
         return "the report was removed"
+    if (unreadable := _why_unreadable(report)) is not None:
+        return unreadable
     if not _is_active(connection, sending.tenant):
         return _INACTIVE
     if sending.attempts >= policy.most_attempts:
@@ -207,6 +231,15 @@ def _why_not(connection: sa.Connection, sending: Any, report: Any, policy: Polic
         _of(sending), report_sendings.c.recipient == sending.recipient, report_sendings.c.due_at > sending.due_at
     )
     return _why_over(sending) if connection.execute(newer.limit(1)).first() is not None else None
+
+
+def _why_unreadable(row: Any) -> str | None:
+    """Why a report's own row cannot be used (any more): a time zone that is gone, for one."""
+    try:
+        report_of(row)
+    except (UserError, ValueError) as error:
+        return f"{_UNREADABLE}: {error}"
+    return None
 
 
 def _why_over(sending: Any) -> str:

@@ -88,12 +88,21 @@ class SlackWay:
             raise UncertainError(f"Slack did not take the file: {error}") from error
 
 
-def slack_way(settings: Settings, environ: Mapping[str, str], name: str) -> SlackWay:
-    """The channel of that name. Raises SettingsError naming what is missing, UserError where alerting.yaml cannot be read."""
-    found = {one.name: one for one in load_alerting(settings, environ).channels if one.type is ChannelType.SLACK}
+def slack_channels(settings: Settings, environ: Mapping[str, str], tenant: str) -> dict[str, ChannelConfig]:
+    """Where a tenant's reports may go, by name. Raises UserError where alerting.yaml cannot be read."""
+    configured = load_alerting(settings, environ).channels
+    return {one.name: one for one in configured if one.type is ChannelType.SLACK and one.takes_reports_of(tenant)}
+
+
+def slack_way(settings: Settings, environ: Mapping[str, str], name: str, tenant: str) -> SlackWay:
+    """The tenant's channel of that name; one that is others' alone is to it as one that is not there.
+
+    Raises SettingsError naming what is missing, UserError where alerting.yaml cannot be read.
+    """
+    found = slack_channels(settings, environ, tenant)
     if name not in found:
         known = ", ".join(f"slack:{known}" for known in found) or "none; see docs/how-to/slack.md"
-        raise SettingsError(f"no Slack channel {name[:80]!r} is configured; there are {known}")
+        raise SettingsError(f"no Slack channel {name[:80]!r} is configured for {tenant}; there are {known}")
     return _opened(found[name], environ)
 
 

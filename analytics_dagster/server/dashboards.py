@@ -18,7 +18,7 @@ from analytics_dagster.dashboards.pages import Addresses, Drawing, Surroundings,
 from analytics_dagster.dashboards.view import Compare, Period, View, parse_view
 from analytics_dagster.errors import DeclarationError, NotFoundError
 from analytics_dagster.server.asking import Asker, Asking, GuardedRoute, PageRoute, form_of, takes
-from analytics_dagster.server.html import PAGE_HEADERS, html_answer, see_other
+from analytics_dagster.server.html import PAGE_HEADERS, html_answer, named_file, see_other
 from analytics_dagster.tenancy.roles import Permission, may
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ async def dashboard(
         raise NotFoundError(f"no file {page!r} of a dashboard; there are {', '.join('.' + known for known in _DOCUMENTS)}, .yaml")
     board = await who.service.in_thread(board_of, who, tenant, name)
     if kind == "yaml":
-        return Response(board_text(board), media_type=_YAML, headers={**PAGE_HEADERS, **_named(tenant, page)})
+        return Response(board_text(board), media_type=_YAML, headers={**PAGE_HEADERS, **named_file(f"{tenant}-{page}")})
     view = parse_view(_query(request))
     if not kind:
         canonical = Addresses(tenant, board, view).here(view)
@@ -138,7 +138,7 @@ async def dashboard(
         around = await who.service.in_thread(surroundings, who, tenant, board)
         return _sent(request, html_answer(await _read_drawn(who, tenant, board, view, around)))
     body = await _read(who, tenant, board, view, _document(who, kind))
-    headers = {**PAGE_HEADERS, **_named(tenant, page)}
+    headers = {**PAGE_HEADERS, **named_file(f"{tenant}-{page}")}
     return _sent(request, Response(body, headers=headers, media_type=_DOCUMENTS[kind]))
 
 
@@ -348,10 +348,6 @@ def _insights(who: Asking, tenant: str, day: dt.date | None) -> bytes:
     if day is None:
         day = trust.through if trust else who.service.clock.now().date() - dt.timedelta(days=1)
     return insights_json(tenant, evidence.findings(day), trust)
-
-
-def _named(tenant: str, page: str) -> dict[str, str]:
-    return {"content-disposition": f'inline; filename="{tenant}-{page}"'}
 
 
 def _query(request: Request) -> str:

@@ -7,10 +7,12 @@ page says is for whoever asked, so nothing on the way keeps it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from fastapi import Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -44,6 +46,13 @@ def html_answer(page: str, status: int = 200, headers: Mapping[str, str] | None 
 def see_other(path: str) -> RedirectResponse:
     """Go on to a path of this server with GET."""
     return RedirectResponse(path, 303, {"cache-control": "no-store"})
+
+
+def named_file(name: str) -> dict[str, str]:
+    """The header that names a file, after RFC 6266: in full for browsers of today, in ASCII for what reads `filename` alone."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    full = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    return {"content-disposition": f'inline; filename="{plain}"{full}'}
 
 
 def asset_answer(text: str, media_type: str) -> Response:

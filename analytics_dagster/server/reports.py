@@ -155,7 +155,7 @@ def _add(who: Asking, tenant: str, fields: Mapping[str, str], form: str, recipie
     from analytics_dagster.reports.send import require_view, require_ways
 
     wanted = read_wanted(**fields, form=form, recipients=recipients, tenant=tenant)
-    require_ways(who.service.installation, wanted, os.environ)
+    require_ways(who.service.installation, tenant, wanted, os.environ)
     require_view(who.service.installation, who.service.queries.catalogue_of(tenant), tenant, wanted)
     return _reports(who).add(tenant, wanted, _by(who))
 
@@ -219,7 +219,7 @@ def _page(who: Asking, tenant: str, form: Mapping[str, list[str]], message: str,
         days=_days(query),
         form={field: form.get(field, [default])[0] for field, default in _DEFAULTS.items()},
         domains=(settings.analytics_report_domains or "").replace(",", ", "),
-        channels=_channels(who),
+        channels=_channels(who, tenant),
         zones=sorted(zones()) if board else (),
     )
     return html_answer(body, status)
@@ -235,15 +235,14 @@ def _days(query: str) -> str:
     return "Its last day is the newest with figures when it is sent."
 
 
-def _channels(who: Asking) -> list[str]:
-    """Slack channels that are configured, none where alerting.yaml cannot be read: `analytics doctor` says why."""
-    from analytics_dagster.alerts.config import ChannelType, load_alerting
+def _channels(who: Asking, tenant: str) -> list[str]:
+    """Slack channels that take the tenant's reports, none where alerting.yaml cannot be read: `analytics doctor` says why."""
+    from analytics_dagster.reports.slack import slack_channels
 
     try:
-        found = load_alerting(who.service.settings, os.environ).channels
+        return list(slack_channels(who.service.settings, os.environ, tenant))
     except UserError:
         return []
-    return [one.name for one in found if one.type is ChannelType.SLACK]
 
 
 def _one(form: Mapping[str, list[str]], name: str) -> str:

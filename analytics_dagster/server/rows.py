@@ -20,7 +20,7 @@ from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.metrics.rows import MOST_ROWS, Rows, read_rows
 from analytics_dagster.server.asking import Asker, Asking, GuardedRoute, PageRoute, TenantParameter, takes
 from analytics_dagster.server.dashboards import HOME, TenantPath, session_markup
-from analytics_dagster.server.html import PAGE_HEADERS, html_answer
+from analytics_dagster.server.html import PAGE_HEADERS, html_answer, named_file
 from analytics_dagster.server.query import encoded, parse_bound
 from analytics_dagster.tenancy.roles import Permission
 
@@ -111,7 +111,7 @@ async def file(
         raise NotFoundError(f"no file 'rows.{kind}'; there are {', '.join('.' + known for known in MEDIA)}")
     asked = await _asked(who, tenant_id, (metric, from_, to, where), of, offset)
     found = await _read(who, asked, MOST_ROWS)
-    named = {"content-disposition": f'inline; filename="{asked.tenant}-{found.metric.name}-rows.{kind}"'}
+    named = named_file(f"{asked.tenant}-{found.metric.name}-rows.{kind}")
     return Response(_encoded(asked, found, kind), media_type=MEDIA[kind], headers={**PAGE_HEADERS, **named})
 
 

@@ -294,6 +294,25 @@ def test_a_channel_that_cannot_be_used_is_reported_and_the_others_work(configure
     assert "log channel" in message
 
 
+@pytest.mark.parametrize(
+    ("tenants", "line", "said"),
+    [
+        ("[acme, Borealis!]", 6, "tenant 'Borealis!' is not a tenant id"),
+        ("acme", 6, '"acme" is not a list; write [a, b]'),
+        ("[]", 6, "tenants names nobody; write tenants: [acme], or leave it out for every tenant"),
+        ("", 6, "tenants names nobody"),
+        ("\n      - acme\n      - [b]", 8, "is a list, not text"),
+    ],
+)
+def test_a_channel_whose_tenants_cannot_be_read_is_nobodys(configure, tenants, line, said):
+    text = f"channels:\n  - name: slack\n    type: slack\n    bot_token_env: T\n    channel: C0\n    tenants: {tenants}\n"
+    config = configure(text, {"T": "xoxb-1", "SLACK_WEBHOOK_URL": "https://hooks.slack.com/x"})
+    assert [one.name for one in config.channels] == ["log"]  # not the environment's `slack` in its place
+    (problem,) = config.problems
+    assert (problem.line, problem.message.startswith("channel 'slack': ")) == (line, True)
+    assert said in problem.message
+
+
 def test_a_configured_file_that_is_missing_is_an_error(configure):
     with pytest.raises(NotFoundError, match="ANALYTICS_ALERTING"):
         configure(None, {"ANALYTICS_ALERTING": "/nowhere/alerting.yaml"})

@@ -60,7 +60,7 @@ def test_what_could_not_be_sent_is_said_and_ends_with_status_2(acme: Installatio
     ("more", "said"),
     [
         (("--to", "ann"), "recipient 'ann' is neither an e-mail address (ann@example.com) nor slack:NAME"),
-        (("--to", "slack:music"), "no Slack channel 'music' is configured; there are none"),
+        (("--to", "slack:music"), "no Slack channel 'music' is configured for acme; there are none"),
         (("--to", "ann@example.com", "--time-zone", "Berlin"), "no time zone 'Berlin'"),
         (("--to", "ann@example.com", "--format", "docx"), "format 'docx' is not known; one of pdf, png"),
         (("--to", "ann@example.com", "--view", "overvieww"), "overvieww"),

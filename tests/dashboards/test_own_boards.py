@@ -133,3 +133,15 @@ def test_panels_are_added_moved_and_removed(mine: Board) -> None:
 def test_a_panel_that_lacks_something_is_refused(kind: str, metrics: list[str], by: list[str], said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
         new_panel(kind, metrics, by, "")
+
+
+@pytest.mark.parametrize("unseen", ["\n", "\x01", "\x85", "\u2028", "\ufffe"])
+def test_a_title_is_one_line_of_what_can_be_seen(catalogue: Catalogue, unseen: str) -> None:
+    told = f"has U\\+{ord(unseen):04X} as character 5; write one line"
+    with pytest.raises(DeclarationError, match=f"title .* {told}"):
+        new_panel("trend", ["plays"], [], f"Mine{unseen}too")
+    escaped = TEXT.replace("title: Mine", f'title: "Mine\\u{ord(unseen):04x}too"')
+    with pytest.raises(DeclarationError, match=f"mine.yaml:2: title .*{told}"):
+        parse_board(escaped, "mine.yaml", catalogue)
+    joined = "Le café\u00a0: 👩\u200d🎤"
+    assert new_panel("trend", ["plays"], [], joined).title == joined

@@ -83,6 +83,8 @@ def test_the_form_for_one_more_filter_takes_the_place_of_the_one_on_its_dimensio
         ("perod=7d", "unknown parameter 'perod'; there are period, from, to, compare, f, metric"),
         ("period=8d", "period='8d' is not known; one of day, 7d"),
         ("to=yesterday", "to='yesterday' is not a day; write it like 2026-01-31"),
+        ("to=9999-12-31", "to='9999-12-31' is too far away; write a day from 1900-01-01 to 9998-12-31"),
+        ("from=0001-01-01&to=2026-01-01", "from='0001-01-01' is too far away"),
         ("period=custom", "period=custom needs from"),
         ("from=2026-02-01&to=2026-01-01", "from=2026-02-01 is after to=2026-01-01"),
         ("compare=2026-02-01..2026-01-01", "is not a range of days"),

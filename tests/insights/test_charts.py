@@ -159,3 +159,15 @@ def test_what_is_said_of_days_is_the_title_of_its_line_its_triangle_and_its_band
     assert titles.count(("path", "Campaign")) == 2  # its band, cut at the last day, and its triangle
     assert "2 annotations" in str(titles[0][1])
     assert "Launch" not in kpi_chart("Plays", series).svg
+
+
+@pytest.mark.parametrize("broken", ["\x01", "\x1f", "\ufffe", "\ud800"])
+def test_what_no_picture_can_hold_is_left_out_and_everything_else_is_drawn(broken: str) -> None:
+    day = date(2026, 2, 3)
+    series = pa.table({"ts": [datetime(2026, 2, n, tzinfo=UTC) for n in range(1, 9)], "value": [float(n) for n in range(8)]})
+    marked = [(day, day, f"Cam{broken}paign")]
+    assert kpi_chart(f"Pl{broken}ays", series, unit=f"x{broken}", marks=marked).svg == kpi_chart(
+        "Plays", series, unit="x", marks=[(day, day, "Campaign")]
+    ).svg  # fmt: skip
+    shown = overview_chart("acme", [Series("plays", "x", "neutral", series, title=f"Pl{broken}ays")])
+    assert "Plays" in "".join(ET.fromstring(shown.svg).itertext())

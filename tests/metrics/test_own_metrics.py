@@ -120,6 +120,7 @@ def test_what_another_is_made_from_stays(own: OwnMetrics) -> None:
         (NAMED.replace("raw/plays", "landing/restatements"), "name one of raw/"),
         (NAMED.replace("name: evenings", "name: listening"),
          "the semantic model 'listening' is the installation's"),
+        (RATE.replace("unit: ratio", 'unit: "a\\x01b"'), r"german_rate.yaml:7: unit .* has U\+0001 as character 2"),
         ("[", "not valid YAML"),
     ],
 )  # fmt: skip

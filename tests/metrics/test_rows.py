@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analytics_dagster.errors import NotFoundError, UserError
 from analytics_dagster.metrics.query import MetricQuery
+from analytics_dagster.metrics.ranges import Range
 from analytics_dagster.metrics.rows import Rows, read_rows
 from analytics_dagster.metrics.sessions import SESSION_GAP_MS
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from metrics.conftest import Figures
 
 DAY = dt.date(2026, 3, 15)
+DAY_BEGINS = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
 PARAMETERS = {"stream_ms": 30_000, "session_gap_ms": SESSION_GAP_MS}
 
 
@@ -51,6 +53,18 @@ def test_a_ratio_has_rows_of_its_numerator_and_of_its_denominator(figures: Figur
     assert names(rows(figures, "skip_rate", where=('country=""',))) == ["c"]
     with pytest.raises(NotFoundError, match="has no rows 'nobody'"):
         rows(figures, "skip_rate", of="nobody")
+
+
+@pytest.mark.parametrize("metric", ["plays", "weekly_active_listeners"])
+def test_a_range_may_reach_to_both_ends_of_the_calendar(figures: Figures, metric: str) -> None:
+    figures.write("plays", [play("a"), play("b", back=3)])
+    ends = {"first": dt.date.min, "last": dt.date.max}
+    assert names(rows(figures, metric, **ends)) == ["b", "a"]
+    until = dt.datetime.max.replace(tzinfo=dt.UTC)
+    assert names(rows(figures, "plays", first=None, last=None, since=DAY_BEGINS, until=until)) == ["a"]
+    assert figures.ask("plays", **ends) == figures.ask("plays")
+    latest = dt.datetime(9998, 12, 31, tzinfo=dt.UTC)
+    assert Range.of_days(dt.date.max, dt.date.max) == Range(latest, latest)
 
 
 def test_a_rolling_figure_has_the_rows_of_its_whole_window(figures: Figures) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import ConflictError, NotFoundError, UserError
 from analytics_dagster.installation import Installation, open_installation
 from analytics_dagster.lake.database import Database
+from analytics_dagster.lake.state_tables import report_sendings
+from analytics_dagster.lake.state_tables import reports as kept
 from analytics_dagster.orchestration.diagnosis import diagnose
 from analytics_dagster.reports import sendings
-from analytics_dagster.reports.report import read_wanted
+from analytics_dagster.reports.document import Document
+from analytics_dagster.reports.report import Report, read_wanted
 from analytics_dagster.reports.send import require_ways, send_due
 from analytics_dagster.reports.store import By, Reports, Sending, state_of
 from analytics_dagster.settings import Settings
@@ -193,6 +197,37 @@ def test_sending_by_hand_leaves_the_schedule_alone(installation: Installation, m
     assert reports.get("acme", "weekly").next_due_at == due
 
 
+@pytest.mark.parametrize("seconds", [0, 3])
+def test_asked_for_by_hand_when_it_is_due_it_goes_out_once_and_holds_nobody_up(
+    installation: Installation, mailing: Mailbox, clock: ManualClock, seconds: int
+) -> None:
+    keep(installation, "weekly", "ann@example.com")
+    due = keep(installation, "weekly", "bob@example.com", tenant="borealis").next_due_at
+    clock.advance(due - clock.now() + dt.timedelta(seconds=seconds, milliseconds=400))
+    Reports(installation.database, clock).send_now("acme", "weekly", By())
+    clock.advance(dt.timedelta(seconds=4))
+    assert send(installation) == "2 sent"
+    assert sorted(str(mail["To"]) for mail in mailing.mails) == ["ann@example.com", "bob@example.com"]
+    clock.advance(dt.timedelta(hours=1))
+    assert send(installation) == "nothing to send"
+    clock.advance(DAY)
+    assert send(installation) == "2 sent"
+
+
+def test_a_report_that_cannot_be_read_is_told_and_is_no_others_loss(
+    installation: Installation, mailing: Mailbox, clock: ManualClock
+) -> None:
+    for tenant in ("acme", "borealis"):
+        keep(installation, "weekly", f"{tenant}@example.com", tenant=tenant)
+    broken = kept.update().where(kept.c.tenant == "acme").values(time_zone="Mars/Olympus")
+    installation.database.write(lambda connection: connection.execute(broken))
+    clock.advance(DAY)
+    said = send(installation)
+    assert said.startswith("1 sent; report weekly of acme cannot be made due: UserError: ")
+    assert "Mars/Olympus" in said
+    assert [str(mail["To"]) for mail in mailing.mails] == ["borealis@example.com"]
+
+
 def test_a_removed_report_goes_out_no_more_not_even_what_was_due(installation: Installation, clock: ManualClock) -> None:
     keep(installation)
     clock.advance(DAY)
@@ -253,12 +288,12 @@ def test_only_allowed_domains_are_mailed_to_also_when_the_list_grows_shorter(
     monkeypatch.setenv("ANALYTICS_REPORT_DOMAINS", "example.com, label.example")
     opened = open_installation(Settings.from_environment(home), clock, create=True)
     good = keep(opened, "weekly", "ann@example.com", "bob@label.example")
-    require_ways(opened, good.wanted, os.environ)
+    require_ways(opened, "acme", good.wanted, os.environ)
     bad = keep(opened, "leak", "eve@elsewhere.example", "ann@sub.example.com")
     with pytest.raises(
         UserError, match=r"may not be mailed to eve@elsewhere\.example; ANALYTICS_REPORT_DOMAINS allows example\.com, l"
     ):
-        require_ways(opened, bad.wanted, os.environ)
+        require_ways(opened, "acme", bad.wanted, os.environ)
     shorter = opened.settings.model_copy(update={"analytics_report_domains": "label.example"})
     clock.advance(DAY)
     send(Installation(**{**opened.__dict__, "settings": shorter}))
@@ -287,11 +322,55 @@ def test_a_view_that_cannot_be_shown_is_said_and_the_next_time_is_another_try(
     assert sendings.not_sent(installation.database) == []
 
 
+@pytest.mark.parametrize("where", ["drawing", "sending"])
+def test_what_nobody_expected_is_kept_with_its_row_and_given_up_as_other_failures_are(
+    installation: Installation, mailing: Mailbox, clock: ManualClock, where: str
+) -> None:
+    for tenant in ("acme", "borealis"):
+        keep(installation, "weekly", f"{tenant}@example.com", tenant=tenant, schedule="0 7 1 4 *")
+
+    def draw(opened: Installation, report: Report) -> Document:
+        made = drawn(opened, report)
+        if report.tenant == "borealis":
+            return made
+        if where == "drawing":
+            raise ZeroDivisionError("float division by zero")
+        return replace(made, covers=("\ud800",))  # which no message can hold
+
+    for tenant in ("acme", "borealis"):
+        Reports(installation.database, clock).send_now(tenant, "weekly", By())
+    said = str(send_due(installation, draw=draw))
+    assert said.startswith("1 sent, 1 retried; report weekly of acme")
+    assert [str(mail["To"]) for mail in mailing.mails] == ["borealis@example.com"]
+    (row,) = rows(installation)
+    kind = "ZeroDivisionError: float division by zero" if where == "drawing" else "UnicodeEncodeError: "
+    assert (row.state, str(row.last_error)[: len(kind)]) == ("due", kind)
+    clock.advance(3 * DAY)
+    assert "given up after 2 attempts; last: " + kind in str(send_due(installation, draw=draw))
+    assert rows(installation)[0].state == "failed"
+
+
+def test_a_due_report_that_cannot_be_read_any_more_fails_alone(
+    installation: Installation, mailing: Mailbox, clock: ManualClock
+) -> None:
+    for tenant in ("acme", "borealis"):
+        keep(installation, "weekly", f"{tenant}@example.com", tenant=tenant)
+    clock.advance(DAY)
+    sendings.note_due(installation.database, clock.now())
+    broken = kept.update().where(kept.c.tenant == "acme").values(time_zone="Mars/Olympus")
+    installation.database.write(lambda connection: connection.execute(broken))
+    assert send(installation) == "1 sent"
+    with installation.database.read() as connection:
+        (row,) = connection.execute(report_sendings.select().where(report_sendings.c.tenant == "acme")).all()
+    assert row.state == "failed"
+    assert row.last_error.startswith("the report cannot be read: ")
+
+
 def test_without_a_mail_server_the_report_waits_for_one(installation: Installation, clock: ManualClock) -> None:
     report = keep(installation)
     bare = Installation(**{**installation.__dict__, "settings": installation.settings.model_copy(update={"smtp_host": None})})
     with pytest.raises(UserError, match="no mail can be sent: SMTP_HOST is not set"):
-        require_ways(bare, report.wanted, os.environ)
+        require_ways(bare, "acme", report.wanted, os.environ)
     clock.advance(DAY)
     assert "SMTP_HOST is not set" in send(bare)
     clock.advance(dt.timedelta(minutes=1))

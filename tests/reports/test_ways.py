@@ -22,8 +22,8 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.reports.document import Message, message_for
 from analytics_dagster.reports.mail import MailServer, compose
 from analytics_dagster.reports.mail import mail_server as mail_of
-from analytics_dagster.reports.send import send_due
-from analytics_dagster.reports.slack import as_mrkdwn, slack_way
+from analytics_dagster.reports.send import require_ways, send_due
+from analytics_dagster.reports.slack import as_mrkdwn, slack_channels, slack_way
 from analytics_dagster.reports.store import Reports
 
 
@@ -94,6 +94,14 @@ def test_a_picture_is_seen_within_the_mail(message: Message, clock: ManualClock)
     assert (shown["Content-ID"], shown.get_content()) == (f"<{message.key}>", b"\x89PNG")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_subject_is_one_line_whatever_a_title_has_in_it(message: Message, clock: ManualClock, end: str) -> None:
+    odd = replace(message, document=replace(message.document, subject=f"Monday{end}Bcc: eve@example.com"))
+    mail = compose(odd, "reports@house.example", "ann@example.com", clock)
+    assert (str(mail["Subject"]), mail["Bcc"]) == ("Monday Bcc: eve@example.com", None)
+    assert b"\nBcc" not in mail.as_bytes()
+
+
 def test_words_of_tenants_are_no_markup(message: Message, clock: ManualClock) -> None:
     odd = replace(message, document=replace(message.document, covers=("Only where artist is <b>&Co</b>",)))
     html = compose(odd, "reports@house.example", "ann@example.com", clock).get_body(("html",))
@@ -153,7 +161,7 @@ def secrets(server: HTTPServer) -> dict[str, str]:
 def test_a_bot_uploads_the_file_with_the_words_in_one_message(
     slack: HTTPServer, installation: Installation, message: Message, clock: ManualClock
 ) -> None:
-    slack_way(installation.settings, secrets(slack), "music").send(message, clock)
+    slack_way(installation.settings, secrets(slack), "music", "acme").send(message, clock)
     asked, uploaded, completed = (request for request, _ in slack.log)
     assert (asked.form["filename"], asked.form["length"]) == ("acme-overview.pdf", "14")
     assert asked.headers["Authorization"] == "Bearer xoxb-1"
@@ -168,7 +176,7 @@ def test_a_webhook_says_what_the_report_covers_and_that_it_takes_no_file(
     slack: HTTPServer, installation: Installation, message: Message, clock: ManualClock
 ) -> None:
     slack.expect_request("/hook").respond_with_data("ok")
-    slack_way(installation.settings, secrets(slack), "hook").send(message, clock)
+    slack_way(installation.settings, secrets(slack), "hook", "acme").send(message, clock)
     said = json.loads(slack.log[0][0].data)["text"]
     assert "Streams: *1.2k* +12 %" in said
     assert "A webhook takes no files; with a bot token the file comes along." in said
@@ -178,7 +186,7 @@ def test_what_slack_answers_decides_what_becomes_of_it(
     httpserver: HTTPServer, installation: Installation, home: Path, message: Message, clock: ManualClock
 ) -> None:
     config(home, BOT.format(channel="C0123ABCD", api=httpserver.url_for("/api/")))
-    way = slack_way(installation.settings, secrets(httpserver), "music")
+    way = slack_way(installation.settings, secrets(httpserver), "music", "acme")
     answers: list[Response] = []
     httpserver.expect_request("/api/files.getUploadURLExternal").respond_with_handler(lambda _request: answers.pop())
 
@@ -205,10 +213,10 @@ def test_what_slack_answers_decides_what_becomes_of_it(
 def test_only_slack_channels_with_an_id_take_files(installation: Installation, home: Path, httpserver: HTTPServer) -> None:
     config(home, BOT.format(channel='"#music"', api=httpserver.url_for("/api/")))
     with pytest.raises(SettingsError, match="channel 'music' has '#music'; write the id that Slack shows"):
-        slack_way(installation.settings, secrets(httpserver), "music")
+        slack_way(installation.settings, secrets(httpserver), "music", "acme")
     for name in ("loud", "nobody"):
         with pytest.raises(SettingsError, match="there are slack:music, slack:hook"):
-            slack_way(installation.settings, secrets(httpserver), name)
+            slack_way(installation.settings, secrets(httpserver), name, "acme")
 
 
 def test_a_report_to_slack_goes_out_once_though_it_was_throttled(
@@ -232,3 +240,20 @@ def test_a_report_to_slack_goes_out_once_though_it_was_throttled(
     clock.advance(dt.timedelta(seconds=1))
     assert str(send_due(installation, draw=drawn, environ=secrets(slack))) == "1 sent"
     assert sum(request.path == "/api/files.completeUploadExternal" for request, _ in slack.log) == 1
+
+
+def test_a_channel_with_tenants_takes_their_reports_alone_also_when_it_is_narrowed_later(
+    slack: HTTPServer, installation: Installation, home: Path, clock: ManualClock
+) -> None:
+    narrowed = BOT.format(channel="C0123ABCD", api=slack.url_for("/api/")).replace("music,", "music, tenants: [borealis],")
+    report = keep(installation, "weekly", "slack:music")
+    require_ways(installation, "acme", report.wanted, secrets(slack))
+    config(home, narrowed)
+    with pytest.raises(SettingsError, match=r"no Slack channel 'music' is configured for acme; there are slack:hook$"):
+        require_ways(installation, "acme", report.wanted, secrets(slack))
+    require_ways(installation, "borealis", report.wanted, secrets(slack))
+    assert list(slack_channels(installation.settings, secrets(slack), "acme")) == ["hook"]
+    assert list(slack_channels(installation.settings, secrets(slack), "borealis")) == ["music", "hook"]
+    clock.advance(dt.timedelta(days=1))
+    assert "'music' is configured for acme" in str(send_due(installation, draw=drawn, environ=secrets(slack)))
+    assert slack.log == []
