@@ -60,3 +60,27 @@ def test_own_measures_are_stale_until_they_are_computed_and_then_say_what_the_bu
         # What is left to do is the page of insights, which has not seen these figures.
         again = stale_tenant_days(installation, ["borealis"])
         assert again == []
+
+
+def test_what_one_tenant_declared_and_cannot_be_computed_stops_neither_its_others_nor_other_tenants(
+    copied: Callable[[Path], Path], materialized_home: Path
+) -> None:
+    with opened(copied(materialized_home)) as home:
+        installation, log = home.installation, logging.getLogger(__name__)
+        broken = MODEL.replace(" own_", " broken_").replace("{own_", "{broken_").replace("long_ones", "broken_ones")
+        # That a number is too large is found with the rows only.
+        failing = broken.replace(
+            "agg: count, expr: play_id", "agg: sum, expr: ms_played * 9000000000000000000 * 9000000000000000000"
+        )
+        for tenant, name, text in (
+            ("aurora", "broken_plays", failing),
+            ("aurora", "own_plays", MODEL),
+            ("borealis", "own_plays", MODEL),
+        ):
+            own_metrics(installation).save(tenant, name, text, "ann", based_on=0)
+        others = Built("aggregates/listening", ("aurora", "borealis"), (), failed={"aurora": "a reason"})
+        built = with_own_families(others, installation, PLAYS, ["aurora", "borealis"], FIRST, LAST, "run", log)
+        assert set(built.failed) == {"aurora"}
+        assert built.failed["aurora"].startswith("a reason; own broken_ones: DeltaError: ")
+        published = {record.tenant for record in installation.publications.of(asset="aggregates/long_ones")}
+        assert published == {"aurora", "borealis"}
