@@ -72,7 +72,7 @@ def own_catalogue(extra: Path | None, texts: Texts) -> OwnCatalogue:
     others stay. Raises DeclarationError for what the installation itself declares.
     """
     try:
-        return OwnCatalogue(load_catalogue(extra, texts), frozenset(name for name, _ in texts), {})
+        return OwnCatalogue(_load(extra, texts), frozenset(name for name, _ in texts), {})
     except DeclarationError:
         kept: Texts = ()
         waiting, problems = dict(texts), dict[str, str]()
@@ -81,12 +81,20 @@ def own_catalogue(extra: Path | None, texts: Texts) -> OwnCatalogue:
             taken = 0
             for name, text in list(waiting.items()):
                 try:
-                    found, kept = load_catalogue(extra, (*kept, (name, text))), (*kept, (name, text))
+                    found, kept = _load(extra, (*kept, (name, text))), (*kept, (name, text))
                     taken += bool(waiting.pop(name))
                 except DeclarationError as error:
                     problems[name] = str(error)
             if not taken:
                 return OwnCatalogue(found, frozenset(name for name, _ in kept), {name: problems[name] for name in waiting})
+
+
+def _load(extra: Path | None, texts: Texts) -> Catalogue:
+    """The same, where each of them must load. Raises DeclarationError."""
+    try:
+        return load_catalogue(extra, texts)
+    except RecursionError:  # how deep a stack may be is not the declaration's alone: whoever asks has a part of it
+        raise DeclarationError("metrics are made from each other too deeply, or an expression is nested too deeply") from None
 
 
 class OwnMetrics:
@@ -148,7 +156,7 @@ class OwnMetrics:
                 f"there are {len(others)} own metrics, {most} are allowed; remove one first, or ask for a higher quota"
             )
         check_own(load_catalogue(self._extra), name, text)
-        load_catalogue(self._extra, (*_loading(self._extra, others), (name, text)))
+        _load(self._extra, (*_loading(self._extra, others), (name, text)))
         return self._add(tenant, name, text, author, based_on, request_id)
 
     def remove(self, tenant: str, name: str, author: str, *, based_on: int, request_id: str | None = None) -> SavedMetric:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import ConflictError, DeclarationError, NotFoundError, UserError
 from analytics_dagster.lake.database import Database
-from analytics_dagster.metrics.expressions import ExpressionError, require_plain
+from analytics_dagster.lake.schemas import PLAYS
+from analytics_dagster.metrics.expressions import MOST_NESTED, ExpressionError, require_plain, scalar
 from analytics_dagster.metrics.own import OwnMetrics
 
 NOW = dt.datetime(2026, 3, 10, 6, tzinfo=dt.UTC)
@@ -171,3 +172,16 @@ WORDS = st.sampled_from(
 def test_nothing_that_reads_elsewhere_is_taken_wherever_it_stands(word: str, around: str) -> None:
     with pytest.raises(ExpressionError):
         require_plain(around.format(word))
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("(", ")"), ("abs(", ")"), ("- ", ""), ("not ", ""), ("(1 + ", ")")])
+def test_nesting_has_an_end_and_a_long_sum_is_not_nested(opened: str, closed: str) -> None:
+    require_plain(opened * MOST_NESTED + "plays" + closed * MOST_NESTED)
+    with pytest.raises(ExpressionError, match="nested 21 deep, 20 are allowed"):
+        require_plain(opened * (MOST_NESTED + 1) + "plays" + closed * (MOST_NESTED + 1))
+    require_plain(" + ".join(["plays"] * 200))
+
+
+def test_what_is_too_deep_for_the_stack_is_refused_like_any_other_mistake() -> None:
+    with pytest.raises(ExpressionError, match="nested too deeply"):
+        scalar("(" * 900 + "ms_played" + ")" * 900, PLAYS)
