@@ -8,7 +8,8 @@ DuckDB's SQL; a family's whole queries are translated to Spark's (`spark_sql.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -112,6 +113,13 @@ def arithmetic(text: str, known: Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise ExpressionError(f"{text!r} names no metric")
     return found
+
+
+def occurrences(text: str) -> Mapping[str, int]:
+    """How often a formula names each metric."""
+    from sqlglot import exp
+
+    return Counter(column.name for column in _parse(text).find_all(exp.Column))
 
 
 def substitute(text: str, values: dict[str, str]) -> str:

@@ -61,6 +61,7 @@ from analytics_dagster.metrics.formulas import (
 from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.sessions import Sessions, session_table
+from analytics_dagster.metrics.sizes import Size, size_of
 from analytics_dagster.metrics.small_cells import faults_of_family, faults_of_metric
 from analytics_dagster.metrics.states import accepts, state_columns
 from analytics_dagster.metrics.weighted import WEIGHTED, weighted_step
@@ -126,6 +127,7 @@ class _Resolver:
         self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
+        self._sizes: dict[str, Size] = {}
         self._dimensions: dict[str, list[str]] = {}
 
     def catalogue(self) -> Catalogue:
@@ -221,6 +223,9 @@ class _Resolver:
                 made = Ratio(numerator, self._figure(form.type_params.denominator, inner, where))
             case forms.DerivedForm():
                 made = self._derived(form, path, declared.origin("metrics", index, "type_params", "expr"))
+        self._sizes[name] = size = size_of(form, self._sizes)
+        if fault := size.fault():
+            raise DeclarationError(f"{where}: metric {name!r} {fault}")
         self._formulas[name] = made
         return made
 

@@ -15,6 +15,7 @@ from analytics_dagster.errors import ConflictError, DeclarationError, NotFoundEr
 from analytics_dagster.lake.database import Database
 from analytics_dagster.lake.schemas import PLAYS
 from analytics_dagster.metrics.expressions import MOST_NESTED, ExpressionError, require_plain, scalar
+from analytics_dagster.metrics.load import load_catalogue
 from analytics_dagster.metrics.own import OwnMetrics
 
 NOW = dt.datetime(2026, 3, 10, 6, tzinfo=dt.UTC)
@@ -172,6 +173,29 @@ WORDS = st.sampled_from(
 def test_nothing_that_reads_elsewhere_is_taken_wherever_it_stands(word: str, around: str) -> None:
     with pytest.raises(ExpressionError):
         require_plain(around.format(word))
+
+
+def _sum(name: str, *parts: str) -> str:
+    return RATE.replace("german_rate", name).replace("streams / plays", " + ".join(parts))
+
+
+def test_what_a_metric_is_made_of_is_counted_written_out(own: OwnMetrics) -> None:
+    own.save("acme", "ten", _sum("ten", *["plays"] * 10), "ann", based_on=0)
+    own.save("acme", "hundred", _sum("hundred", *["ten"] * 10), "ann", based_on=0)
+    own.save("acme", "most", _sum("most", "hundred", "hundred"), "ann", based_on=0)
+    with pytest.raises(DeclarationError, match=r"more.yaml:6: metric 'more' has 201 figures .*, 200 are allowed"):
+        own.save("acme", "more", _sum("more", "most", "plays"), "ann", based_on=0)
+
+
+def test_metrics_that_name_all_before_them_are_refused_in_no_time(own: OwnMetrics) -> None:
+    texts = [("m00", _sum("m00", "plays"))]
+    for n in range(1, 30):
+        texts.append((f"m{n:02}", _sum(f"m{n:02}", *(name for name, _ in texts))))
+    with pytest.raises(DeclarationError, match="metric 'm09' has 256 figures"):
+        load_catalogue(None, texts)
+    chain = [("c00", _sum("c00", "plays")), *((f"c{n:02}", _sum(f"c{n:02}", f"c{n - 1:02}")) for n in range(1, 22))]
+    with pytest.raises(DeclarationError, match="metric 'c19' is made of metrics in 21 steps, 20 are allowed"):
+        load_catalogue(None, chain)
 
 
 @pytest.mark.parametrize(("opened", "closed"), [("(", ")"), ("abs(", ")"), ("- ", ""), ("not ", ""), ("(1 + ", ")")])
