@@ -83,6 +83,7 @@ class _Declared:
 
     document: Document
     form: forms.FileForm
+    own: bool = False
 
     def origin(self, *location: str | int) -> Origin:
         return Origin(self.document.file, self.document.line(location))
@@ -99,7 +100,7 @@ def load_catalogue(extra: Path | None = None, own: Iterable[tuple[str, str]] = (
         if not extra.is_dir():
             raise DeclarationError(f"ANALYTICS_METRICS={extra} is not a folder; name one with metric declarations (*.yaml)")
         files += [_read(path) for path in sorted(p for p in extra.iterdir() if p.suffix in (".yaml", ".yml"))]
-    files += [_declared(parse_document(text, f"{name}.yaml")) for name, text in own]
+    files += [replace(_declared(parse_document(text, f"{name}.yaml")), own=True) for name, text in own]
     counting = load_counting(None if extra is None else extra / POLICIES)
     files = [replace(f, form=with_measures(f.form, counting)) for f in files]
     files += [_Declared(document, form) for document, form in metrics_of_policies(counting)]
@@ -223,8 +224,7 @@ class _Resolver:
                 made = Ratio(numerator, self._figure(form.type_params.denominator, inner, where))
             case forms.DerivedForm():
                 made = self._derived(form, path, declared.origin("metrics", index, "type_params", "expr"))
-        self._sizes[name] = size = size_of(form, self._sizes)
-        if fault := size.fault():
+        if fault := self._sizes.setdefault(name, size_of(form, self._sizes)).fault():
             raise DeclarationError(f"{where}: metric {name!r} {fault}")
         self._formulas[name] = made
         return made
@@ -425,7 +425,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
     family = Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        _GRAINS[model.defaults.time_granularity], sessions, step, cells,
+        _GRAINS[model.defaults.time_granularity], sessions, step, cells, declared.own,
     )  # fmt: skip
     for fault in faults_of_family(family):
         raise DeclarationError(f"{declared.origin(*at, 'small_cells' if cells else 'step')}: {fault}")
