@@ -94,12 +94,12 @@ _LONGEST = 2_000
 MOST_NESTED = 20
 """sqlglot and DuckDB take a part of the stack for each level."""
 _PLAIN = (
-    "Column", "Identifier", "Literal", "Boolean", "Null", "Placeholder", "Paren", "Tuple", "Alias",
+    "Column", "Identifier", "Literal", "Boolean", "Null", "Placeholder", "Paren", "Tuple",
     "Add", "Sub", "Mul", "Div", "IntDiv", "Mod", "Neg", "EQ", "NEQ", "GT", "GTE", "LT", "LTE", "NullSafeEQ", "NullSafeNEQ",
     "And", "Or", "Not", "Is", "In", "Between", "Like", "ILike", "Case", "If", "Coalesce", "Nullif", "Greatest", "Least",
     "Cast", "TryCast", "DataType", "DataTypeParam", "Interval", "Var", "Abs", "Round", "Floor", "Ceil", "Sqrt", "Ln", "Log",
     "Lower", "Upper", "Trim", "Substring", "Length", "Concat", "DPipe", "StartsWith", "Left", "Right",
-    "TimestampTrunc", "DateTrunc", "Extract", "TimeToStr", "DateDiff", "TsOrDsToDate", "Date", "Year", "Month", "Day",
+    "TimestampTrunc", "DateTrunc", "Extract", "TimeToStr", "DateDiff", "Year", "Month", "Day",
     "DayOfWeek", "RegexpLike", "RegexpFullMatch", "RegexpExtract",
 )  # fmt: skip
 """Names of sqlglot's expressions that cannot read anything but their arguments, nor grow beyond them."""

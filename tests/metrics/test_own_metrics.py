@@ -122,6 +122,16 @@ def test_what_another_is_made_from_stays(own: OwnMetrics) -> None:
         (NAMED.replace("raw/plays", "landing/restatements"), "name one of raw/"),
         (NAMED.replace("name: evenings", "name: listening"),
          "the semantic model 'listening' is the installation's"),
+        (NAMED.replace("name: evening_plays, agg", "name: ts, agg"),
+         "german_rate.yaml:10: name: 'ts' is the name of a column that is made beside yours"),
+        *((NAMED.replace("name: country,", f"name: {taken}, expr: country,"), f"german_rate.yaml:8: name: '{taken}' is the name")
+          for taken in ("month", "day", "n0", "m12", "given", "combination", "value")),
+        (NAMED.replace("extract(hour from ts) >= 18", "\"regexp_matches(country, '(')\""),
+         "german_rate.yaml:3: measure 'evening_plays': DuckDB: .*missing \\)"),
+        (NAMED.replace("name: country,", "name: country, expr: 'date_trunc(country, ts)',"),
+         "german_rate.yaml:8: the type of .* cannot be told"),
+        (NAMED.replace("name: country,", "name: country, expr: country AS c,"), "is not taken in own declarations"),
+        (NAMED.replace("name: country,", "name: country, expr: date(country),"), "is not taken in own declarations"),
         ("[", "not valid YAML"),
     ],
 )  # fmt: skip
