@@ -279,6 +279,8 @@ class Family:
     """What adds columns to the source rows, where they are judged before they are measured."""
     small_cells: SmallCells | None = None
     """Which dimensions are of people, where some are."""
+    own: bool = False
+    """Declared by a tenant for itself, who may change it at any time: what is stored is of one version of it."""
 
     @property
     def rows(self) -> TableSchema:
@@ -318,7 +320,7 @@ class Family:
         )
         return TableSchema(
             Layer.AGGREGATES,
-            f"{self.name}_{stored}",
+            f"{self._stored_as}_{stored}",
             f"{self.description} Mergeable state by {stored} and dimensions; metrics are computed from it when asked for.",
             columns,
             key="ts",
@@ -353,7 +355,7 @@ class Family:
         )
         return TableSchema(
             Layer.AGGREGATES,
-            f"{self.name}_counts",
+            f"{self._stored_as}_counts",
             f"{self.description} Distinct counts of each day and window, in all and by each one dimension.",
             columns,
             key="ts",
@@ -370,6 +372,13 @@ class Family:
         kind = pa.int32() if grain is Grain.DAY else pa.int64()
         said = f"{measure.description} Of each hash, the {finer}s of the {grain} that it occurs in, a bit each, the first lowest."
         return (*measure.columns, StateColumn(within(measure.name), pa.list_(kind), said))
+
+    @property
+    def _stored_as(self) -> str:
+        """What its tables' names begin with. Another version of an own family has other tables, so that figures of one meaning
+        are never told under another, and columns may change their types.
+        """
+        return f"{self.name}_{self.version}" if self.own else self.name
 
     @cached_property
     def version(self) -> str:

@@ -8,7 +8,8 @@ DuckDB's SQL; a family's whole queries are translated to Spark's (`spark_sql.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -64,6 +65,8 @@ def require_plain(text: str) -> None:
     if len(text) > _LONGEST:
         raise ExpressionError(f"the expression has {len(text)} characters, {_LONGEST} are allowed")
     plain = tuple(getattr(exp, name) for name in _PLAIN)
+    if (deep := _nesting(tree)) > MOST_NESTED:
+        raise ExpressionError(f"the expression is nested {deep} deep, {MOST_NESTED} are allowed; take parentheses or calls out")
     for node in tree.walk():
         if not isinstance(node, plain) or isinstance(node, exp.Query | exp.Subquery | exp.Anonymous):
             shown = node.sql("duckdb") if not isinstance(node, exp.Anonymous) else f"{node.name}()"
@@ -74,14 +77,29 @@ def require_plain(text: str) -> None:
             raise ExpressionError(f"{text!r}: a value that cannot be cast would stop the computation; write TRY_CAST")
 
 
+def _nesting(tree: exp.Expr) -> int:
+    """How many parentheses, calls, conditions and signs are within each other. A long sum is not deep."""
+    from sqlglot import exp
+
+    deepest, waiting = 0, [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        depth += isinstance(node, exp.Unary | exp.Func) and not isinstance(node, exp.Binary)
+        deepest = max(deepest, depth)
+        waiting += [(child, depth) for child in node.iter_expressions()]
+    return deepest
+
+
 _LONGEST = 2_000
+MOST_NESTED = 20
+"""sqlglot and DuckDB take a part of the stack for each level."""
 _PLAIN = (
-    "Column", "Identifier", "Literal", "Boolean", "Null", "Placeholder", "Paren", "Tuple", "Alias",
+    "Column", "Identifier", "Literal", "Boolean", "Null", "Placeholder", "Paren", "Tuple",
     "Add", "Sub", "Mul", "Div", "IntDiv", "Mod", "Neg", "EQ", "NEQ", "GT", "GTE", "LT", "LTE", "NullSafeEQ", "NullSafeNEQ",
     "And", "Or", "Not", "Is", "In", "Between", "Like", "ILike", "Case", "If", "Coalesce", "Nullif", "Greatest", "Least",
     "Cast", "TryCast", "DataType", "DataTypeParam", "Interval", "Var", "Abs", "Round", "Floor", "Ceil", "Sqrt", "Ln", "Log",
     "Lower", "Upper", "Trim", "Substring", "Length", "Concat", "DPipe", "StartsWith", "Left", "Right",
-    "TimestampTrunc", "DateTrunc", "Extract", "TimeToStr", "DateDiff", "TsOrDsToDate", "Date", "Year", "Month", "Day",
+    "TimestampTrunc", "DateTrunc", "Extract", "TimeToStr", "DateDiff", "Year", "Month", "Day",
     "DayOfWeek", "RegexpLike", "RegexpFullMatch", "RegexpExtract",
 )  # fmt: skip
 """Names of sqlglot's expressions that cannot read anything but their arguments, nor grow beyond them."""
@@ -95,6 +113,13 @@ def arithmetic(text: str, known: Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise ExpressionError(f"{text!r} names no metric")
     return found
+
+
+def occurrences(text: str) -> Mapping[str, int]:
+    """How often a formula names each metric."""
+    from sqlglot import exp
+
+    return Counter(column.name for column in _parse(text).find_all(exp.Column))
 
 
 def substitute(text: str, values: dict[str, str]) -> str:
@@ -119,6 +144,10 @@ def _parse(text: str) -> exp.Expr:
         trees = sqlglot.parse(text, dialect="duckdb")
     except SqlglotError as error:
         raise ExpressionError(f"{text!r} is not an SQL expression: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ExpressionError(
+            f"an expression of {len(text)} characters is nested too deeply; take parentheses or calls out"
+        ) from None
     if len(trees) != 1 or trees[0] is None:
         raise ExpressionError(f"{text!r} is not one SQL expression")
     return trees[0]

@@ -61,6 +61,7 @@ from analytics_dagster.metrics.formulas import (
 from analytics_dagster.metrics.retention import PERIOD
 from analytics_dagster.metrics.rolling import ROLLING
 from analytics_dagster.metrics.sessions import Sessions, session_table
+from analytics_dagster.metrics.sizes import Size, size_of
 from analytics_dagster.metrics.small_cells import faults_of_family, faults_of_metric
 from analytics_dagster.metrics.states import accepts, state_columns
 from analytics_dagster.metrics.weighted import WEIGHTED, weighted_step
@@ -82,6 +83,7 @@ class _Declared:
 
     document: Document
     form: forms.FileForm
+    own: bool = False
 
     def origin(self, *location: str | int) -> Origin:
         return Origin(self.document.file, self.document.line(location))
@@ -98,7 +100,7 @@ def load_catalogue(extra: Path | None = None, own: Iterable[tuple[str, str]] = (
         if not extra.is_dir():
             raise DeclarationError(f"ANALYTICS_METRICS={extra} is not a folder; name one with metric declarations (*.yaml)")
         files += [_read(path) for path in sorted(p for p in extra.iterdir() if p.suffix in (".yaml", ".yml"))]
-    files += [_declared(parse_document(text, f"{name}.yaml")) for name, text in own]
+    files += [replace(_declared(parse_document(text, f"{name}.yaml")), own=True) for name, text in own]
     counting = load_counting(None if extra is None else extra / POLICIES)
     files = [replace(f, form=with_measures(f.form, counting)) for f in files]
     files += [_Declared(document, form) for document, form in metrics_of_policies(counting)]
@@ -126,6 +128,7 @@ class _Resolver:
         self._entities: dict[tuple[str, str], Entity] = {}
         self._forms: dict[str, tuple[_Declared, int, forms.MetricForm]] = {}
         self._formulas: dict[str, Formula] = {}
+        self._sizes: dict[str, Size] = {}
         self._dimensions: dict[str, list[str]] = {}
 
     def catalogue(self) -> Catalogue:
@@ -221,6 +224,8 @@ class _Resolver:
                 made = Ratio(numerator, self._figure(form.type_params.denominator, inner, where))
             case forms.DerivedForm():
                 made = self._derived(form, path, declared.origin("metrics", index, "type_params", "expr"))
+        if fault := self._sizes.setdefault(name, size_of(form, self._sizes)).fault():
+            raise DeclarationError(f"{where}: metric {name!r} {fault}")
         self._formulas[name] = made
         return made
 
@@ -423,7 +428,7 @@ def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, ste
     family = Family(
         model.name, model.description.strip(), source.name, model.owner,
         tuple(entities), tuple(dimensions), tuple(measures), (), declared.origin(*at, "name"),
-        _GRAINS[model.defaults.time_granularity], sessions, step, cells,
+        _GRAINS[model.defaults.time_granularity], sessions, step, cells, declared.own,
     )  # fmt: skip
     for fault in faults_of_family(family):
         raise DeclarationError(f"{declared.origin(*at, 'small_cells' if cells else 'step')}: {fault}")

@@ -8,6 +8,7 @@ expressions: whoever declares is not trusted as the people are who write the fil
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from analytics_dagster.metrics.declarations import Family
 
 MOST_CHARACTERS = 20_000
+RESERVED_COLUMNS = frozenset({
+    "ts", "day", "month", "value", "count", "measure", "dimension", "days", "given", "combination", "start", "within", "id",
+    "ids", "n", "v", "figure", "rank", "suppressed",
+})  # fmt: skip
+"""Columns that tables and partitions, what is computed on the way, and answers have besides a model's own."""
+_NUMBERED = re.compile(r"(n|m|sets)\d+")
 MOST_DIMENSIONS, MOST_MEASURES = 6, 12
 """Of one semantic model: its table has a row for each combination of dimension values that occurs."""
 
@@ -63,7 +70,7 @@ class OwnCatalogue:
     @property
     def families(self) -> tuple[Family, ...]:
         """The families that the tenant declared."""
-        return tuple(family for family in self.catalogue.families if family.origin.file in {f"{name}.yaml" for name in self.own})
+        return tuple(family for family in self.catalogue.families if family.own)
 
 
 @lru_cache(maxsize=256)
@@ -72,7 +79,7 @@ def own_catalogue(extra: Path | None, texts: Texts) -> OwnCatalogue:
     others stay. Raises DeclarationError for what the installation itself declares.
     """
     try:
-        return OwnCatalogue(load_catalogue(extra, texts), frozenset(name for name, _ in texts), {})
+        return OwnCatalogue(_load(extra, texts), frozenset(name for name, _ in texts), {})
     except DeclarationError:
         kept: Texts = ()
         waiting, problems = dict(texts), dict[str, str]()
@@ -81,12 +88,20 @@ def own_catalogue(extra: Path | None, texts: Texts) -> OwnCatalogue:
             taken = 0
             for name, text in list(waiting.items()):
                 try:
-                    found, kept = load_catalogue(extra, (*kept, (name, text))), (*kept, (name, text))
+                    found, kept = _load(extra, (*kept, (name, text))), (*kept, (name, text))
                     taken += bool(waiting.pop(name))
                 except DeclarationError as error:
                     problems[name] = str(error)
             if not taken:
                 return OwnCatalogue(found, frozenset(name for name, _ in kept), {name: problems[name] for name in waiting})
+
+
+def _load(extra: Path | None, texts: Texts) -> Catalogue:
+    """The same, where each of them must load. Raises DeclarationError."""
+    try:
+        return load_catalogue(extra, texts)
+    except RecursionError:  # how deep a stack may be is not the declaration's alone: whoever asks has a part of it
+        raise DeclarationError("metrics are made from each other too deeply, or an expression is nested too deeply") from None
 
 
 class OwnMetrics:
@@ -148,7 +163,10 @@ class OwnMetrics:
                 f"there are {len(others)} own metrics, {most} are allowed; remove one first, or ask for a higher quota"
             )
         check_own(load_catalogue(self._extra), name, text)
-        load_catalogue(self._extra, (*_loading(self._extra, others), (name, text)))
+        loaded = _load(self._extra, (*_loading(self._extra, others), (name, text)))
+        for family in loaded.families:
+            if family.own and family.origin.file == f"{name}.yaml":
+                check_bound(family)
         return self._add(tenant, name, text, author, based_on, request_id)
 
     def remove(self, tenant: str, name: str, author: str, *, based_on: int, request_id: str | None = None) -> SavedMetric:
@@ -233,6 +251,30 @@ def check_own(base: Catalogue, name: str, text: str) -> None:
             raise _wrong(document, at, str(error)) from None
 
 
+def check_bound(family: Family) -> None:
+    """Have DuckDB bind a family's expressions over no rows: what it cannot compute is found before it is kept.
+
+    Raises DeclarationError with DuckDB's reason.
+    """
+    import duckdb
+
+    from analytics_dagster.lake.compute import session
+    from analytics_dagster.metrics.compile import SOURCE
+    from analytics_dagster.metrics.expressions import PARAMETERS
+
+    queries = {f"dimension {d.name!r}": f"SELECT {d.expr} FROM {SOURCE}" for d in family.dimensions}
+    queries |= {f"measure {m.name!r}": f"SELECT {m.expr} FROM {SOURCE}" for m in family.measures}
+    if family.step is None and family.sessions is None:  # those are of rows that a query of their own makes
+        queries["semantic model"] = family.queries.build
+    with session() as connection:
+        connection.register(SOURCE, family.rows.arrow.empty_table())
+        for what, query in queries.items():
+            try:
+                connection.execute(query, {name: 1 for name in PARAMETERS if f"${name}" in query} or None).fetchall()
+            except duckdb.Error as error:
+                raise DeclarationError(f"{family.origin}: {what}: DuckDB: {str(error).splitlines()[0]}") from None
+
+
 def _check_model(document: Document, at: tuple[str | int, ...], model: forms.SemanticModelForm) -> None:
     if not model.model.startswith("raw/"):
         raise _wrong(document, (*at, "model"), f"{model.model!r} is not a table of rows; name one of raw/")
@@ -246,6 +288,11 @@ def _check_model(document: Document, at: tuple[str | int, ...], model: forms.Sem
     ):
         if given > most:
             raise _wrong(document, (*at, key), f"the semantic model has {given} {key}, {most} are allowed")
+    for key, names in (("dimensions", [d.name for d in model.dimensions]), ("measures", [m.name for m in model.measures])):
+        for n, name in enumerate(names):
+            if name in RESERVED_COLUMNS or _NUMBERED.fullmatch(name):
+                reason = f"{name!r} is the name of a column that is made beside yours; give yours another name"
+                raise _wrong(document, (*at, key, n, "name"), reason)
 
 
 def _names(form: forms.FileForm) -> Iterator[tuple[tuple[str | int, ...], str, str]]:

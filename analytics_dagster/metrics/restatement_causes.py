@@ -50,6 +50,11 @@ class Basis:
         return cls(**json.loads(text))
 
 
+def declared_as(version: str) -> str:
+    """What the text of every basis of this version of a family has in it, and of no other: for a condition in the database."""
+    return f'"declaration": {json.dumps(version)}'
+
+
 def cause(before: Basis, now: Basis, arrived: int | None) -> str:
     """Why figures made with `before` and with `now` differ. `arrived` is how many rows of the day came in between; None: some
     did, uncounted.

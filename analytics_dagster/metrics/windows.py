@@ -40,6 +40,8 @@ MOST_VALUES = 300
 _AT_ONCE = 8_000_000
 # Places for every pair of a value and an id; where there would be more, only pairs that occur have one.
 _MOST_PLACES = 1 << 24
+# Counts of all values, days and windows that are held at once, 16 bytes each: of a dimension with more, sets are read.
+_MOST_COUNTS = 1 << 24
 _NEVER = -(10**6)
 _ONE_DAY = dt.timedelta(days=1)
 
@@ -191,7 +193,9 @@ class _Seen:
     def counted(
         self, dimension: str | None, windows: Sequence[int], told: int
     ) -> Iterator[tuple[int, pa.Array, NDArray[np.int64]]]:
-        """Of each window the dimension's values and how many ids of each (columns) are in it on the last `told` days (rows)."""
+        """Of each window the dimension's values and how many ids of each (columns) are in it on the last `told` days (rows);
+        nothing of a dimension with too many values, whichever part of the ids this is.
+        """
         if dimension is None:
             values, codes = pa.array([None], pa.string()), np.zeros(self.cells.num_rows, np.int64)
         else:
@@ -199,7 +203,10 @@ class _Seen:
             if isinstance(encoded, pa.ChunkedArray):
                 encoded = encoded.combine_chunks()
             values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        if self._crowded(codes, windows[0], told):
+        days = len(self.starts) - 1
+        # One quiet day is enough to have all values counted, of other days too.
+        room = len(values) * (days - told + sum(told + window for window in windows))
+        if room > _MOST_COUNTS or self._crowded(codes, windows[0], told):
             return
         places = Places.of(np.repeat(codes, self.of_cell), self.ids, len(values), self.different)
         for window, counts in zip(windows, inside(places, self.starts, len(values), windows, told), strict=True):

@@ -27,7 +27,7 @@ from analytics_dagster.metrics.declarations import Family
 from analytics_dagster.metrics.restatement_causes import Basis
 from analytics_dagster.orchestration.restating import Restating, measure_ledger
 from analytics_dagster.orchestration.tables import own_families
-from analytics_dagster.orchestration.tenant_steps import for_each_tenant, publications_of
+from analytics_dagster.orchestration.tenant_steps import EveryTenantFailedError, for_each_tenant, publications_of
 from analytics_dagster.quality.results import CheckOutcome, Dimension, Severity
 
 
@@ -165,10 +165,15 @@ def with_own_families(
     """
     failed = dict(built.failed)
     for tenant, families in own_families(installation, tenants).items():
+        reasons = [failed[tenant]] if tenant in failed else []
         for family in families:
             if family.source == source.name:
-                own = build_aggregates(installation, family, source, [tenant], first, last, run_id, log)
-                failed |= {name: f"own {family.name}: {reason}" for name, reason in own.failed.items()}
+                try:
+                    build_aggregates(installation, family, source, [tenant], first, last, run_id, log)
+                except EveryTenantFailedError as error:  # of one tenant: nothing that the others have in common
+                    reasons.append(f"own {family.name}: {error.failed[tenant]}")
+        if reasons:
+            failed[tenant] = "; ".join(reasons)
     return replace(built, failed=failed)
 
 

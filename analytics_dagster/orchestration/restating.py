@@ -93,6 +93,8 @@ class Restating:
             if day not in bases or published.basis is None:
                 continue
             before = Basis.of(published.basis)
+            if self.family.own and before.declaration != self.family.version:
+                continue  # of another version, whose figures are in other tables: declared anew, not restated
             newer = [rows for note, rows in arrivals.get(day, ()) if before.note < note <= bases[day].note]
             # Rows that came when the day was open are no restatement, even if by now it would be closed.
             closed = by_arrivals if newer else by_now

@@ -5,7 +5,7 @@ has seen. What a killed run left undone is found here, because nothing is rememb
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from analytics_dagster.ingest.landing import FROM_LOG
 from analytics_dagster.ingest.raw import StaleDays, newest_note, stale_days
@@ -13,6 +13,7 @@ from analytics_dagster.installation import Installation
 from analytics_dagster.lake.database import Database
 from analytics_dagster.lake.publications import Status
 from analytics_dagster.lake.schemas import CATALOGUE_DAY, CATALOGUE_TABLES, METRICS, PLAYS
+from analytics_dagster.metrics.restatement_causes import declared_as
 from analytics_dagster.orchestration.tables import family_sources, own_families
 
 # Clients send all day, and each round of the log makes the day stale: a run for each would never end. What is newer is in the
@@ -38,8 +39,9 @@ def stale_tenant_days(installation: Installation, tenants: Sequence[str]) -> lis
         stale.setdefault((tenant, source), set()).add(day)
     for owner, families_of_own in own_families(installation, tenants).items():
         own = [(family.source, family.asset) for family in families_of_own]
+        versions = {family.asset: family.version for family in families_of_own}
         for tenant, source, day in [
-            *_without_figures(database, own, [owner]),
+            *_without_figures(database, own, [owner], versions),
             *_without_page(database, own, [owner], today),
         ]:
             stale.setdefault((tenant, source), set()).add(day)
@@ -112,9 +114,14 @@ def newest_figure(database: Database, tenant: str) -> int:
 
 
 def _without_figures(
-    database: Database, families: Sequence[tuple[str, str]], tenants: Sequence[str]
+    database: Database,
+    families: Sequence[tuple[str, str]],
+    tenants: Sequence[str],
+    versions: Mapping[str, str] | None = None,
 ) -> list[tuple[str, str, dt.date]]:
-    """Raw days that are published and newer than the figures made of them. A closed gate keeps the figures it had."""
+    """Raw days that are published and newer than the figures made of them. A closed gate keeps the figures it had. Of assets in
+    `versions` also those whose figures are of another version of the declaration.
+    """
     import sqlalchemy as sa
 
     from analytics_dagster.lake.state_tables import publications
@@ -124,11 +131,15 @@ def _without_figures(
         for source, asset in families:
             raw, figure = publications.alias("raw"), publications.alias("figure")
             same_day = sa.and_(figure.c.tenant == raw.c.tenant, figure.c.day == raw.c.day, figure.c.asset == asset)
+            missing = [figure.c.day.is_(None), figure.c.input_id < raw.c.sequence]
+            if versions is not None:
+                of_it = figure.c.basis.contains(declared_as(versions[asset]), autoescape=True)
+                missing.append(sa.not_(sa.func.coalesce(of_it, sa.false())))
             query = (
                 sa.select(raw.c.tenant, raw.c.day)
                 .outerjoin_from(raw, figure, same_day)
                 .where(raw.c.asset == f"raw/{source}", raw.c.status == Status.PUBLISHED, raw.c.tenant.in_(tenants))
-                .where(sa.or_(figure.c.day.is_(None), figure.c.input_id < raw.c.sequence))
+                .where(sa.or_(*missing))
             )
             found += [(tenant, source, day) for tenant, day in connection.execute(query)]
     return found

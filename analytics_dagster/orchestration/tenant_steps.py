@@ -35,7 +35,12 @@ class TenantResults(Generic[T]):
 
 
 class EveryTenantFailedError(AnalyticsError):
-    """No tenant could be computed: the cause is common, so the step itself fails and is tried again."""
+    """No tenant could be computed: the cause is common, so the step itself fails and is tried again. `failed`: tenant -> why."""
+
+    def __init__(self, failed: Mapping[str, str]) -> None:
+        self.failed = failed
+        details = "; ".join(f"{tenant}: {reason}" for tenant, reason in failed.items())
+        super().__init__(f"no tenant could be computed: {details}")
 
 
 def for_each_tenant(
@@ -72,8 +77,7 @@ def for_each_tenant(
         list(threads.map(one, tenants))
     failed = dict(sorted(failed.items()))  # threads end in any order, and messages should not
     if failed and not made:
-        details = "; ".join(f"{tenant}: {reason}" for tenant, reason in failed.items())
-        raise EveryTenantFailedError(f"no tenant could be computed: {details}")
+        raise EveryTenantFailedError(failed)
     return TenantResults(made, failed, time.monotonic() - began)
 
 

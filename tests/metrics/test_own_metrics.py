@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from analytics_dagster.clock import ManualClock
 from analytics_dagster.errors import ConflictError, DeclarationError, NotFoundError, UserError
 from analytics_dagster.lake.database import Database
-from analytics_dagster.metrics.expressions import ExpressionError, require_plain
+from analytics_dagster.lake.schemas import PLAYS
+from analytics_dagster.metrics.expressions import MOST_NESTED, ExpressionError, require_plain, scalar
+from analytics_dagster.metrics.load import load_catalogue
 from analytics_dagster.metrics.own import OwnMetrics
 
 NOW = dt.datetime(2026, 3, 10, 6, tzinfo=dt.UTC)
@@ -121,6 +123,16 @@ def test_what_another_is_made_from_stays(own: OwnMetrics) -> None:
         (NAMED.replace("name: evenings", "name: listening"),
          "the semantic model 'listening' is the installation's"),
         (RATE.replace("unit: ratio", 'unit: "a\\x01b"'), r"german_rate.yaml:7: unit .* has U\+0001 as character 2"),
+        (NAMED.replace("name: evening_plays, agg", "name: ts, agg"),
+         "german_rate.yaml:10: name: 'ts' is the name of a column that is made beside yours"),
+        *((NAMED.replace("name: country,", f"name: {taken}, expr: country,"), f"german_rate.yaml:8: name: '{taken}' is the name")
+          for taken in ("month", "day", "n0", "m12", "given", "combination", "value")),
+        (NAMED.replace("extract(hour from ts) >= 18", "\"regexp_matches(country, '(')\""),
+         "german_rate.yaml:3: measure 'evening_plays': DuckDB: .*missing \\)"),
+        (NAMED.replace("name: country,", "name: country, expr: 'date_trunc(country, ts)',"),
+         "german_rate.yaml:8: the type of .* cannot be told"),
+        (NAMED.replace("name: country,", "name: country, expr: country AS c,"), "is not taken in own declarations"),
+        (NAMED.replace("name: country,", "name: country, expr: date(country),"), "is not taken in own declarations"),
         ("[", "not valid YAML"),
     ],
 )  # fmt: skip
@@ -172,3 +184,39 @@ WORDS = st.sampled_from(
 def test_nothing_that_reads_elsewhere_is_taken_wherever_it_stands(word: str, around: str) -> None:
     with pytest.raises(ExpressionError):
         require_plain(around.format(word))
+
+
+def _sum(name: str, *parts: str) -> str:
+    return RATE.replace("german_rate", name).replace("streams / plays", " + ".join(parts))
+
+
+def test_what_a_metric_is_made_of_is_counted_written_out(own: OwnMetrics) -> None:
+    own.save("acme", "ten", _sum("ten", *["plays"] * 10), "ann", based_on=0)
+    own.save("acme", "hundred", _sum("hundred", *["ten"] * 10), "ann", based_on=0)
+    own.save("acme", "most", _sum("most", "hundred", "hundred"), "ann", based_on=0)
+    with pytest.raises(DeclarationError, match=r"more.yaml:6: metric 'more' has 201 figures .*, 200 are allowed"):
+        own.save("acme", "more", _sum("more", "most", "plays"), "ann", based_on=0)
+
+
+def test_metrics_that_name_all_before_them_are_refused_in_no_time(own: OwnMetrics) -> None:
+    texts = [("m00", _sum("m00", "plays"))]
+    for n in range(1, 30):
+        texts.append((f"m{n:02}", _sum(f"m{n:02}", *(name for name, _ in texts))))
+    with pytest.raises(DeclarationError, match="metric 'm09' has 256 figures"):
+        load_catalogue(None, texts)
+    chain = [("c00", _sum("c00", "plays")), *((f"c{n:02}", _sum(f"c{n:02}", f"c{n - 1:02}")) for n in range(1, 22))]
+    with pytest.raises(DeclarationError, match="metric 'c19' is made of metrics in 21 steps, 20 are allowed"):
+        load_catalogue(None, chain)
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("(", ")"), ("abs(", ")"), ("- ", ""), ("not ", ""), ("(1 + ", ")")])
+def test_nesting_has_an_end_and_a_long_sum_is_not_nested(opened: str, closed: str) -> None:
+    require_plain(opened * MOST_NESTED + "plays" + closed * MOST_NESTED)
+    with pytest.raises(ExpressionError, match="nested 21 deep, 20 are allowed"):
+        require_plain(opened * (MOST_NESTED + 1) + "plays" + closed * (MOST_NESTED + 1))
+    require_plain(" + ".join(["plays"] * 200))
+
+
+def test_what_is_too_deep_for_the_stack_is_refused_like_any_other_mistake() -> None:
+    with pytest.raises(ExpressionError, match="nested too deeply"):
+        scalar("(" * 900 + "ms_played" + ")" * 900, PLAYS)

@@ -198,6 +198,23 @@ def test_a_dimension_of_too_many_values_is_read_from_the_sets(tmp_path: Path, ow
     assert len(figures.ask("own_five", by=("country",), first=_day(1), last=_day(1))) == len(many) + 1
 
 
+def test_one_quiet_day_does_not_have_millions_of_values_counted(
+    tmp_path: Path, own: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many: Played = [("ann", f"c{n}") for n in range(40)]
+    asked, told = MetricQuery("own_five", _day(4), _day(4), by=("country",)), []
+    for most in (40 * 40, 40 * 10):  # of 40 values on 40 days, or on 10, which the windows exceed
+        monkeypatch.setattr(windows, "_MOST_COUNTS", most)
+        figures = _world(tmp_path / str(most), own)
+        for day, played in enumerate([many, many, [], [], many]):
+            _arrive(figures, day, played)
+        told.append((_is_counted(figures, asked), figures.ask("own_five", first=_day(4), last=_day(4), by=("country",))))
+    [(counted, ahead), (not_counted, from_sets)] = told
+    assert (counted, not_counted) == (True, False)
+    assert ahead == from_sets
+    assert len(ahead) == 40
+
+
 def test_days_of_before_windows_were_counted_are_counted_with_the_next_day(tmp_path: Path, own: Catalogue) -> None:
     figures, family = _world(tmp_path, own), own.family("own")
     for day in range(3):
