@@ -51,7 +51,6 @@ from analytics_dagster.metrics.formulas import (
     PerSecond,
     Ratio,
     Retention,
-    SeenOn,
     Standing,
     Summary,
     SummaryKind,
@@ -59,7 +58,7 @@ from analytics_dagster.metrics.formulas import (
     summaries,
 )
 from analytics_dagster.metrics.retention import PERIOD
-from analytics_dagster.metrics.rolling import ROLLING
+from analytics_dagster.metrics.rolling import ROLLING, seen_on
 from analytics_dagster.metrics.sessions import Sessions, session_table
 from analytics_dagster.metrics.sizes import Size, size_of
 from analytics_dagster.metrics.small_cells import faults_of_family, faults_of_metric
@@ -289,7 +288,7 @@ class _Resolver:
                 f"these have: {', '.join(sorted(ROLLING))}"
             )
         window = forms.days_of(params.cumulative_type_params.window)
-        return MeasureFigure(params.measure, window=window, seen=_seen_on(params, aggregation, where))
+        return MeasureFigure(params.measure, window=window, seen=seen_on(params, aggregation, where))
 
     def _conversion(self, form: forms.ConversionForm, where: Origin) -> Conversion:
         params = form.type_params.conversion_type_params
@@ -368,21 +367,6 @@ class _Resolver:
                 f"{where}: {name!r} is a distribution; declare a simple metric with a percentile and name that"
             )
         return MeasureFigure(name)
-
-
-def _seen_on(params: forms.CumulativeParams, aggregation: Aggregation, where: Origin) -> SeenOn | None:
-    wanted = params.seen_on
-    if wanted is None:
-        return None
-    if aggregation is not Aggregation.COUNT_DISTINCT:
-        raise DeclarationError(
-            f"{where}: measure {params.measure!r} is {aggregation}; seen_on is for count_distinct, whose ids come on days"
-        )
-    if wanted.at_most is not None and wanted.at_most < wanted.at_least:
-        raise DeclarationError(
-            f"{where}: seen_on has at_most {wanted.at_most} below at_least {wanted.at_least}; nobody can be both"
-        )
-    return SeenOn(wanted.at_least, wanted.at_most)
 
 
 def _family(declared: _Declared, index: int, model: forms.SemanticModelForm, step: SourceStep | None) -> Family:

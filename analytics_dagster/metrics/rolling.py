@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import datetime as dt
 
+from analytics_dagster.errors import DeclarationError
 from analytics_dagster.lake.compute import identifier as q
-from analytics_dagster.metrics import states
-from analytics_dagster.metrics.declarations import Aggregation, Measure
+from analytics_dagster.metrics import forms, states
+from analytics_dagster.metrics.declarations import Aggregation, Measure, Origin
 from analytics_dagster.metrics.formulas import SeenOn
 
 # Days that one column of bits holds; the longest window, and the most days told, that bits are used for.
@@ -33,6 +34,22 @@ ROLLING = frozenset(
     }
 )
 """What can be told over a window: whatever merges without looking at the bucket before."""
+
+
+def seen_on(params: forms.CumulativeParams, aggregation: Aggregation, where: Origin) -> SeenOn | None:
+    """On how many days ids must have been seen, as declared. Raises DeclarationError for what cannot be."""
+    wanted = params.seen_on
+    if wanted is None:
+        return None
+    if aggregation is not Aggregation.COUNT_DISTINCT:
+        raise DeclarationError(
+            f"{where}: measure {params.measure!r} is {aggregation}; seen_on is for count_distinct, whose ids come on days"
+        )
+    if wanted.at_most is not None and wanted.at_most < wanted.at_least:
+        raise DeclarationError(
+            f"{where}: seen_on has at_most {wanted.at_most} below at_least {wanted.at_least}; nobody can be both"
+        )
+    return SeenOn(wanted.at_least, wanted.at_most)
 
 
 def span(relation: str, last: str) -> str:
