@@ -111,7 +111,7 @@ class _Sender:
         except AnalyticsError as error:
             for sending in claim.sendings:
                 self._failed(sending, f"the view cannot be shown: {error}")
-        except Exception as error:  # as in `_send`
+        except Exception as error:  # whatever it is, the report says so and is tried again, and the others go out
             for sending in claim.sendings:
                 self._unexpected(sending, error)
         else:

@@ -81,7 +81,7 @@ def test_a_small_country_that_halves_is_found_although_the_total_is_quiet(servic
     [part] = found.findings
     assert (part.kind, part.element) == (Kind.PART, ("country", "SE"))
     assert part.score < 0.2
-    assert "Plays with country SE: 2" in found.headline
+    assert "Plays with country SE: 233" in found.headline
     assert "below a usual Tuesday" in found.headline
 
 
